@@ -1,0 +1,311 @@
+"""Structures -> Quantum ESPRESSO -> snapshots.
+
+``run`` computes the structures of a recipe (`GenerateConfig`, e.g. ``configs/al_generate.yaml``);
+``harvest`` makes snapshots from runs that exist; ``from_run`` and ``from_shared`` make one each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from malax.comm import as_comm
+from malax.errors import FileError, InputError, MachineError, MalaxError
+from malax.io import files
+from malax.io.harvest import energy_axis, find_run, from_run
+from malax.io.pw_input import Value, check_namelists, pp_input, pw_input
+from malax.io.shared import from_shared, is_shared
+from malax.io.snapshot import Snapshot
+from malax.io.upf import read_upf
+from malax.pw_job import Job, find_program
+from malax.settings import FilePath, Settings
+from malax.structures import Group, Positive, Structure, structures_of
+
+__all__ = ["GenerateConfig", "from_run", "from_shared", "harvest", "run", "structures"]
+
+
+class LDOSSettings(Settings):
+    """How the LDOS is sampled."""
+
+    sigma: Positive = 0.2
+    """Width of the Gaussian kernel in eV; at least the spacing of the energies."""
+    energies: tuple[float, float, float] = (-6.0, 12.0, 0.1)
+    """Lowest, highest, spacing in eV."""
+    method: Literal["wavefunctions", "cubes"] = "wavefunctions"
+    """From pw.x's wavefunctions (norm-conserving; seconds) or from cubes of pp.x (ultrasoft too; minutes)."""
+    keep_bits: int | None = Field(default=13, ge=4, le=23)
+    """Bits of the mantissa that are kept (13: 6e-5 relative); null keeps all."""
+
+    @model_validator(mode="after")
+    def _sampled(self) -> LDOSSettings:
+        axis = energy_axis(self.energies)
+        if self.sigma < 0.999 * (axis[1] - axis[0]):
+            raise ValueError(
+                f"sigma={self.sigma:g} eV is below the spacing of the energies; use at least that"
+            )
+        return self
+
+
+class QESettings(Settings):
+    """How Quantum ESPRESSO is called, and what its input holds besides what malax sets."""
+
+    pw_command: str = "pw.x -in {input}"
+    """Command line, e.g. ``mpirun -n 16 pw.x -npool 4 -in {input}``."""
+    pp_command: str = "pp.x -in {input}"
+    control: dict[str, Value] = {}
+    """Further keys of the namelist, with QE's names and units."""
+    system: dict[str, Value]
+    """At least ecutwfc (Ry)."""
+    electrons: dict[str, Value] = {}
+    keep_wavefunctions: bool = False
+    """Keep wfc*.dat after the snapshot is written."""
+
+    @property
+    def namelists(self) -> dict[str, dict[str, Value]]:
+        return {"control": self.control, "system": self.system, "electrons": self.electrons}
+
+    @model_validator(mode="after")
+    def _allowed(self) -> QESettings:
+        check_namelists(self.namelists)
+        if "ecutwfc" not in self.system:
+            raise ValueError("qe.system needs ecutwfc (Ry)")
+        for command in (self.pw_command, self.pp_command):
+            if "{input}" not in command:
+                raise ValueError(
+                    f"the command {command!r} needs {{input}} where the name of the input file goes"
+                )
+        return self
+
+
+class GenerateConfig(Settings):
+    """A recipe: which structures, computed how, written where."""
+
+    out: FilePath
+    """Folder of the snapshots: <out>/<group><number>.h5."""
+    runs: FilePath | None = None
+    """Folder of the runs, by default <out>/runs."""
+    seed: int = Field(ge=0)
+    pseudopotentials: dict[str, FilePath]
+    """Element -> UPF file."""
+    qe: QESettings
+    ldos: LDOSSettings = LDOSSettings()
+    groups: dict[str, Group] = Field(min_length=1)
+
+    @property
+    def runs_folder(self) -> Path:
+        return self.runs or self.out / "runs"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one structure: "made", "kept" (its snapshot was there), "busy" (another process has
+    it) or "failed", with the reason."""
+
+    name: str
+    state: Literal["made", "kept", "busy", "failed"]
+    reason: str = ""
+
+
+def structures(config: GenerateConfig) -> list[Structure]:
+    """All structures of a recipe, in the order of its groups. InputError if two get the same name."""
+    found = [s for name, group in config.groups.items() for s in structures_of(name, group, config.seed)]
+    names = [s.name for s in found]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise InputError(f"two structures would be named {min(twice)}: rename a group")
+    missing = {e for s in found for e in s.atoms.get_chemical_symbols()} - set(config.pseudopotentials)
+    if missing:
+        raise InputError(f"no pseudopotential for {', '.join(sorted(missing))} in pseudopotentials")
+    return found
+
+
+def run(config: GenerateConfig, comm: Any = None, say: Callable[[str], None] | None = None) -> list[Outcome]:
+    """Compute every structure of a recipe that has no snapshot yet; the others are not touched.
+
+    A structure that fails is reported with QE's own words, the rest goes on. Run again, it resumes:
+    finished pw.x runs are harvested, interrupted ones start anew. Several processes may share a recipe:
+    each takes what no other works on. Under a communicator the structures are dealt out by rank.
+
+    Parameters
+    ----------
+    say : is called with a line about each structure (on rank 0 about its own)
+
+    Returns
+    -------
+    the outcomes of all structures, in the recipe's order, on all ranks.
+
+    Raises
+    ------
+    InputError
+        at the end, if some structures failed (how many, and why the first did); at once for a recipe that
+        cannot be right; MissingPeerError if pw.x or pp.x is not there.
+    """
+    comm = as_comm(comm)
+    find_program(config.qe.pw_command, "qe.pw_command")
+    if config.ldos.method == "cubes":
+        find_program(config.qe.pp_command, "qe.pp_command")
+    for folder in (config.out, config.runs_folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MachineError(f"cannot make the folder {folder}: {error.strerror}") from error
+    _check_pseudopotentials(config)
+    todo = structures(config)
+    mine = []
+    for structure in todo[comm.rank :: comm.size]:
+        outcome = _attempt(structure, config)
+        mine.append(outcome)
+        if say is not None:
+            say(f"{outcome.name}: {outcome.state}{': ' if outcome.reason else ''}{outcome.reason}")
+    gathered = comm.bcast(comm.gather(mine))
+    by_name = {outcome.name: outcome for part in gathered for outcome in part}
+    outcomes = [by_name[s.name] for s in todo]
+    failed = [o for o in outcomes if o.state == "failed"]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(outcomes)} structures failed ({', '.join(o.name for o in failed)}); "
+            f"{failed[0].name}: {failed[0].reason}"
+        )
+    return outcomes
+
+
+def harvest(
+    directories: Iterable[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> list[Snapshot]:
+    """Snapshots from folders: finished runs of pw.x, or the shared Al data.
+
+    Parameters
+    ----------
+    out : a file for one folder if its name ends in .h5; otherwise a folder (made if need be), which
+        gets <name of the run>.h5 for each
+    options : of ``from_run`` (sigma, energies, stride, ldos, ...); the shared data has its own
+
+    Raises
+    ------
+    FileError, InputError
+        at the first folder that cannot be read; what was written before stays.
+    """
+    folders, out = [Path(d) for d in directories], Path(out)
+    if not folders:
+        raise InputError("no folder of a finished run was named")
+    single = len(folders) == 1 and out.suffix in (".h5", ".hdf5")
+    targets = [out] if single else [out / f"{_run_name(folder)}.h5" for folder in folders]
+    if len(set(targets)) < len(targets):
+        raise InputError(
+            "two of the folders have the same name, so their snapshots would: make them one by one"
+        )
+    if not single:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{out} is not a folder and cannot be made: {error.strerror}") from error
+    for target in targets:
+        files.check_output(target, overwrite)
+    snapshots = []
+    for folder, target in zip(folders, targets, strict=True):
+        if is_shared(folder):
+            snapshot = from_shared(folder, target, overwrite=overwrite)
+        else:
+            snapshot = from_run(folder, target, overwrite=overwrite, **options)
+        snapshots.append(snapshot)
+        if say is not None:
+            what = f"{len(snapshot.atoms)} atoms, LDOS on {snapshot.ldos_shape} points"
+            say(f"{target}: {what}, {snapshot.temperature:g} K")
+    return snapshots
+
+
+def _run_name(folder: Path) -> str:
+    return folder.resolve().name if is_shared(folder) else find_run(folder).name
+
+
+def _check_pseudopotentials(config: GenerateConfig) -> None:
+    """InputError for what would be found out only after pw.x has run."""
+    for element, path in config.pseudopotentials.items():
+        pseudopotential = read_upf(path)
+        if pseudopotential.element != element:
+            raise InputError(f"pseudopotentials.{element}: {path} is for {pseudopotential.element}")
+        if pseudopotential.kind != "NC" and config.ldos.method == "wavefunctions":
+            raise InputError(
+                f"pseudopotentials.{element}: {path.name} is not norm-conserving: set ldos.method: cubes"
+            )
+
+
+def _attempt(structure: Structure, config: GenerateConfig) -> Outcome:
+    """Make one snapshot; a failure becomes its outcome."""
+    try:
+        return _make(structure, config)
+    except MalaxError as error:
+        return Outcome(structure.name, "failed", str(error))
+
+
+def _make(structure: Structure, config: GenerateConfig) -> Outcome:
+    group, target = config.groups[structure.group], config.out / f"{structure.name}.h5"
+    text = pw_input(
+        structure.atoms,
+        {element: path.name for element, path in config.pseudopotentials.items()},
+        temperature=group.temperature,
+        n_bands=group.n_bands,
+        kpoints=group.kpoints,
+        fft_shape=group.fft_grid,
+        namelists=config.qe.namelists,
+    )
+    recipe = _recipe(structure, config, text)
+    if target.exists():
+        if Snapshot.load(target).provenance.get("recipe", {}).get("sha256") == recipe["sha256"]:
+            return Outcome(structure.name, "kept")
+        raise FileError(f"{target} was made by another recipe: move it away or choose another out")
+    with Job(config.runs_folder / structure.name) as job:
+        if job is None:
+            return Outcome(structure.name, "busy")
+        for path in config.pseudopotentials.values():
+            shutil.copyfile(path, job.folder / path.name)
+        job.pw(config.qe.pw_command, text)
+        if config.ldos.method == "cubes":
+            job.pp(config.qe.pp_command, pp_input(energy_axis(config.ldos.energies), config.ldos.sigma))
+        from_run(
+            job.folder,
+            target,
+            ldos=config.ldos.method,
+            sigma=config.ldos.sigma,
+            energies=config.ldos.energies,
+            stride=group.ldos_stride,
+            name=structure.name,
+            keep_bits=config.ldos.keep_bits,
+            overwrite=False,
+            provenance={"made_by": "malax generate", "recipe": recipe},
+        )
+        job.clean(keep_wavefunctions=config.qe.keep_wavefunctions)
+    return Outcome(structure.name, "made")
+
+
+def _recipe(structure: Structure, config: GenerateConfig, text: str) -> dict[str, Any]:
+    """What a snapshot remembers of its recipe; the hash tells whether the same one would be made again."""
+    group = config.groups[structure.group]
+    said = {
+        "seed": config.seed,
+        "group": structure.group,
+        "index": structure.number,
+        "settings": group.model_dump(mode="json", exclude={"indices", "files"}, exclude_defaults=True),
+        "ldos": config.ldos.model_dump(mode="json"),
+    }
+    hashed = {
+        "pw.in": text,
+        "ldos": said["ldos"],
+        "stride": group.ldos_stride,
+        "upf": {e: files.sha256(p) for e, p in config.pseudopotentials.items()},
+    }
+    said["sha256"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
+    return said
