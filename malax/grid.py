@@ -60,7 +60,8 @@ class Grid:
             raise InputError(f"the grid spacing must be positive, got {spacing} A")
         lengths = np.linalg.norm(np.asarray(cell, dtype=np.float64), axis=1)
         # a hair of tolerance: 4.05/24 must give 24 points again, not 25
-        return cls(cell, tuple(fft_friendly(max(1, int(np.ceil(n / spacing - 1e-6)))) for n in lengths))
+        nx, ny, nz = (fft_friendly(max(1, int(np.ceil(n / spacing - 1e-6)))) for n in lengths)
+        return cls(cell, (nx, ny, nz))
 
     @property
     def n_points(self) -> int:
@@ -97,7 +98,9 @@ class Grid:
         """Reciprocal lattice vectors as rows (1/A), with the factor 2 pi."""
         return 2 * np.pi * np.linalg.inv(self.cell).T
 
-    def g_vectors(self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> torch.Tensor:
+    def g_vectors(
+        self, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
         """Wave vectors (nx, ny, nz//2+1, 3) in 1/A in the order of ``torch.fft.rfftn``."""
         nx, ny, nz = self.shape
         mx = torch.fft.fftfreq(nx, 1.0 / nx, dtype=dtype, device=device)

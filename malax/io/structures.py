@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any
 import ase.io
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.io.formats import UnknownFileTypeError, filetype, string2index
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats, string2index
 
 from malax.errors import FileError, InputError
 
@@ -45,10 +46,12 @@ def read_structures(
     if not path.is_file():
         raise FileError(f"{path} does not exist or is not a file; a structure that ASE can read is needed")
     chosen = _index(index)
-    try:
-        found = format or _sniffed(path) or filetype(str(path))
-    except (UnknownFileTypeError, UnicodeDecodeError, OSError) as error:
-        raise FileError(f"{path}: the format of this structure file is not known; give --format") from error
+    found = format or _sniffed(path) or _guessed(path)
+    if found not in ioformats:
+        asked = (
+            f"--format {format} is no format of ASE" if format else "its format is not known; give --format"
+        )
+        raise FileError(f"{path} cannot be read as a structure: {asked}")
     options = _lammps_options(path, found, species) if found in _LAMMPS else {}
     if species is not None and found not in _LAMMPS:
         raise InputError(f"{path} is {found}, which names its elements; --species is for LAMMPS files")
@@ -70,9 +73,16 @@ def read_structures(
 
 def _index(text: str) -> Any:
     try:
-        return string2index(text)
-    except (ValueError, AttributeError) as error:
+        return string2index(re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?(:-?\d+)?:?", text)[0])  # type: ignore[index]
+    except (TypeError, ValueError) as error:
         raise InputError(f"--index {text!r} is no index; examples: -1, 0, :, ::10, 5:20:5") from error
+
+
+def _guessed(path: Path) -> str | None:
+    try:
+        return filetype(str(path))
+    except (UnknownFileTypeError, UnicodeDecodeError, OSError):
+        return None
 
 
 def _sniffed(path: Path) -> str | None:

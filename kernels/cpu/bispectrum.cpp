@@ -1,0 +1,170 @@
+// The bispectrum on the CPU: points -> compact blocks -> neighbour lists -> inner loops of one ISA level.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+
+#include "api.h"
+#include "blocks.h"
+#include "isa.h"
+#include "neighbours.h"
+#include "snap_tables.h"
+#include "threads.h"
+
+namespace malax {
+
+namespace {
+
+struct Free {
+    void operator()(void *p) const { std::free(p); }
+};
+
+// 64-byte aligned, uninitialised
+template <class T>
+std::unique_ptr<T[], Free> aligned_array(size_t n) {
+    void *p = nullptr;
+    if (posix_memalign(&p, 64, n * sizeof(T)) != 0) throw std::bad_alloc();
+    return std::unique_ptr<T[], Free>(static_cast<T *>(p));
+}
+
+size_t rounded(size_t n) { return (n + 15) / 16 * 16; }
+
+void check(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
+           const void *out) {
+    require(atoms && snap, "null pointer");
+    require(atoms->n_atoms > 0 && atoms->positions && atoms->types && atoms->cell, "at least one atom is needed");
+    require(snap_features(snap->twojmax) > 0, "twojmax must be 2 to 14");
+    require(std::isfinite(snap->cutoff) && snap->cutoff > 0, "the cutoff must be positive");
+    require(std::isfinite(snap->rfac0) && snap->rfac0 > 0, "rfac0 must be positive");
+    require(snap->rmin0 >= 0 && snap->rmin0 < snap->cutoff, "rmin0 must be at least 0 and below the cutoff");
+    require(n_points >= 0 && n_points < std::numeric_limits<int32_t>::max(), "too many points for one call");
+    require(n_points == 0 || (points && out), "null pointer");
+    require(snap->n_types > 0 && snap->weights, "at least one weight is needed");
+    for (int64_t i = 0; i < atoms->n_atoms; ++i) {
+        require(atoms->types[i] >= 0 && atoms->types[i] < snap->n_types, "an atom's type is out of range");
+        for (int d = 0; d < 3; ++d) require(std::isfinite(atoms->positions[3 * i + d]), "a position is not finite");
+    }
+    for (int64_t i = 0; i < 3 * n_points; ++i) require(std::isfinite(points[i]), "a point is not finite");
+}
+
+SnapConstants constants_of(const malax_snap &snap) {
+    const double pi = 3.14159265358979323846;
+    SnapConstants c;
+    c.cutoff_squared = snap.cutoff * snap.cutoff;
+    c.rmin0 = snap.rmin0;
+    c.theta_scale = snap.rfac0 * pi / (snap.cutoff - snap.rmin0);
+    c.fade_scale = snap.switchflag ? 0.5 * pi / (snap.cutoff - snap.rmin0) : 0.0;
+    c.bzero = snap.bzeroflag != 0;
+    return c;
+}
+
+// What one thread writes to while it works on a block.
+template <class T>
+struct Workspace {
+    T *scratch, *features;
+    double *points;
+    std::vector<int32_t> neighbours;
+};
+
+template <class T>
+class Bispectrum {
+   public:
+    Bispectrum(const malax_atoms &atoms, const malax_snap &snap, int64_t n_points, const double *points, int threads)
+        : isa_(current_isa().functions<T>()),
+          tables_(SnapTables<T>::get(snap.twojmax).view()),
+          constants_(constants_of(snap)),
+          n_points_(n_points),
+          points_(points),
+          neighbours_(atoms, snap.weights, snap.cutoff, bounding_box(n_points, points)),
+          order_(compact_order(n_points, points, isa_.lanes, threads)) {}
+
+    void run(int threads, T *out) {
+        const int64_t lanes = isa_.lanes, blocks = (n_points_ + lanes - 1) / lanes;
+        const size_t scratch = rounded(size_t(lanes * snap_scratch(tables_.twojmax, tables_.n_elements)));
+        const size_t features = rounded(size_t(lanes * tables_.n_features));
+        threads = int(std::min<int64_t>(threads, blocks));
+        const auto memory = aligned_array<T>(threads * (scratch + features));
+        const auto coordinates = aligned_array<double>(threads * rounded(3 * lanes));
+        std::vector<Workspace<T>> spaces(threads);
+        for (int i = 0; i < threads; ++i) {
+            spaces[i].scratch = memory.get() + i * (scratch + features);
+            spaces[i].features = spaces[i].scratch + scratch;
+            spaces[i].points = coordinates.get() + i * rounded(3 * lanes);
+        }
+        std::atomic<bool> failed(false);  // exceptions must not leave a parallel region
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+#endif
+        for (int64_t b = 0; b < blocks; ++b) {
+            if (guarded([&] { block(b, spaces[thread_index()], out); }) != MALAX_OK) failed = true;
+        }
+        if (failed) throw std::bad_alloc();  // the only thing that can fail in a block
+    }
+
+   private:
+    void block(int64_t b, Workspace<T> &space, T *out) const {
+        const int64_t lanes = isa_.lanes, first = b * lanes, n = std::min(lanes, n_points_ - first);
+        Box box;
+        for (int d = 0; d < 3; ++d) {
+            for (int64_t l = 0; l < lanes; ++l) {
+                // lanes without a point of their own repeat the last one
+                const double x = points_[3 * size_t(order_[first + std::min(l, n - 1)]) + d];
+                space.points[d * lanes + l] = x;
+                box.low[d] = l == 0 ? x : std::min(box.low[d], x);
+                box.high[d] = l == 0 ? x : std::max(box.high[d], x);
+            }
+        }
+        neighbours_.around(box, space.neighbours);
+        SnapBlock<T> work;
+        work.tables = &tables_;
+        work.constants = &constants_;
+        work.points = space.points;
+        work.n_neighbours = int64_t(space.neighbours.size());
+        work.neighbours = space.neighbours.data();
+        work.images = neighbours_.images();
+        work.scratch = space.scratch;
+        work.out = space.features;
+        isa_.snap_block(work);
+        for (int64_t l = 0; l < n; ++l) {
+            T *row = out + size_t(order_[first + l]) * tables_.n_features;
+            for (int f = 0; f < tables_.n_features; ++f) row[f] = space.features[f * lanes + l];
+        }
+    }
+
+    IsaFunctions<T> isa_;
+    SnapTablesView<T> tables_;
+    SnapConstants constants_;
+    int64_t n_points_;
+    const double *points_;
+    Neighbours neighbours_;
+    std::vector<uint32_t> order_;
+};
+
+template <class T>
+int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
+               int32_t threads, T *out) {
+    return guarded([&] {
+        check(atoms, snap, n_points, points, out);
+        if (n_points == 0) return;
+        const int count = thread_count(threads);
+        Bispectrum<T>(*atoms, *snap, n_points, points, count).run(count, out);
+    });
+}
+
+}  // namespace
+
+}  // namespace malax
+
+int64_t malax_bispectrum_size(int32_t twojmax) { return malax::snap_features(twojmax); }
+
+int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
+                         int32_t threads, double *out) {
+    return malax::bispectrum(atoms, snap, n_points, points, threads, out);
+}
+
+int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
+                         int32_t threads, float *out) {
+    return malax::bispectrum(atoms, snap, n_points, points, threads, out);
+}

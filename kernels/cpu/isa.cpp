@@ -1,0 +1,93 @@
+#include "isa.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "api.h"
+
+namespace malax {
+
+template <>
+const IsaFunctions<float> &IsaLevel::functions<float>() const {
+    return f32;
+}
+
+template <>
+const IsaFunctions<double> &IsaLevel::functions<double>() const {
+    return f64;
+}
+
+namespace {
+
+bool always() { return true; }
+
+#if defined(MALAX_HAVE_V3) || defined(MALAX_HAVE_V4)
+bool has_v3() {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+           __builtin_cpu_supports("bmi2");
+}
+#endif
+
+#ifdef MALAX_HAVE_V4
+bool has_v4() {
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+#define MALAX_LEVEL(level, test)                                                   \
+    {#level, test, {level::lanes_f32, level::snap_block_f32, level::moments_block_f32}, \
+     {level::lanes_f64, level::snap_block_f64, level::moments_block_f64}}
+
+// best first
+const IsaLevel *levels() {
+    static const IsaLevel all[] = {
+#ifdef MALAX_HAVE_V4
+        MALAX_LEVEL(v4, has_v4),
+#endif
+#ifdef MALAX_HAVE_V3
+        MALAX_LEVEL(v3, has_v3),
+#endif
+        MALAX_LEVEL(baseline, always),
+        {nullptr, nullptr, {0, nullptr, nullptr}, {0, nullptr, nullptr}},
+    };
+    return all;
+}
+
+std::string available() {
+    std::string names;
+    for (const IsaLevel *level = levels(); level->name; ++level) {
+        if (level->runs_here()) names += (names.empty() ? "" : " ") + std::string(level->name);
+    }
+    return names;
+}
+
+}  // namespace
+
+const IsaLevel &current_isa() {
+    const char *forced = std::getenv("MALAX_ISA");
+    const bool any = forced == nullptr || *forced == '\0';
+    for (const IsaLevel *level = levels(); level->name; ++level) {
+        if (level->runs_here() && (any || std::strcmp(forced, level->name) == 0)) return *level;
+    }
+    throw Error(MALAX_ISA_UNAVAILABLE, "MALAX_ISA=" + std::string(forced) +
+                                           " cannot be had: this build runs here with " + available());
+}
+
+}  // namespace malax
+
+using namespace malax;
+
+const char *malax_isa_levels(void) {
+    static const std::string names = available();
+    return names.c_str();
+}
+
+const char *malax_isa(void) {
+    const char *name = nullptr;
+    guarded([&] { name = current_isa().name; });
+    return name;
+}

@@ -1,0 +1,52 @@
+// The inner loops of each ISA level, and the choice of one when the program runs.
+#pragma once
+
+#include <cstdint>
+
+#include "formulas/moments.h"
+#include "formulas/snap_types.h"
+
+namespace malax {
+
+#define MALAX_DECLARE_LEVEL(level)                                                                     \
+    namespace level {                                                                                  \
+    extern const int lanes_f32, lanes_f64;                                                             \
+    void snap_block_f32(const SnapBlock<float> &block);                                                \
+    void snap_block_f64(const SnapBlock<double> &block);                                               \
+    void moments_block_f32(int64_t n_points, int64_t n_energies, int64_t n_weights, const float *ldos, \
+                           const double *weights, double *values, double *sums);                       \
+    void moments_block_f64(int64_t n_points, int64_t n_energies, int64_t n_weights, const double *ldos, \
+                           const double *weights, double *values, double *sums);                       \
+    }
+
+MALAX_DECLARE_LEVEL(baseline)
+MALAX_DECLARE_LEVEL(v3)
+MALAX_DECLARE_LEVEL(v4)
+
+template <class T>
+using SnapBlockFunction = void (*)(const SnapBlock<T> &);
+// One block of at most MOMENTS_BLOCK points; `sums` is overwritten with the block's.
+template <class T>
+using MomentsBlockFunction = void (*)(int64_t, int64_t, int64_t, const T *, const double *, double *, double *);
+
+template <class T>
+struct IsaFunctions {
+    int lanes;  // points per block of the bispectrum
+    SnapBlockFunction<T> snap_block;
+    MomentsBlockFunction<T> moments_block;
+};
+
+struct IsaLevel {
+    const char *name;
+    bool (*runs_here)();
+    IsaFunctions<float> f32;
+    IsaFunctions<double> f64;
+
+    template <class T>
+    const IsaFunctions<T> &functions() const;
+};
+
+// The best level that runs here, or the one named by MALAX_ISA; throws Error(MALAX_ISA_UNAVAILABLE).
+const IsaLevel &current_isa();
+
+}  // namespace malax

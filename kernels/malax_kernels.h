@@ -1,0 +1,112 @@
+/* The C interface of malax's kernels: plain pointers, shapes and error codes, callable from anything.
+ *
+ * All arrays are C-contiguous, in host memory (malax_cuda_*: device memory), owned by the caller, and
+ * only read unless named "out". Lengths are in Angstrom. Every function that returns `int` returns a
+ * malax_status; malax_last_error() then says what was wrong (per thread, valid until the next call).
+ * No exception leaves the library and no function writes to a stream or a file.
+ */
+#ifndef MALAX_KERNELS_H
+#define MALAX_KERNELS_H
+
+#include <stdint.h>
+
+#if defined(MALAX_BUILDING) && defined(__GNUC__)
+#define MALAX_API __attribute__((visibility("default")))
+#else
+#define MALAX_API
+#endif
+
+/* Changes whenever a struct or a signature below does; the caller compares it with its own. */
+#define MALAX_ABI_VERSION 1
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum malax_status {
+    MALAX_OK = 0,
+    MALAX_INVALID_ARGUMENT = 1, /* a value that can never be right */
+    MALAX_OUT_OF_MEMORY = 2,
+    MALAX_ISA_UNAVAILABLE = 3, /* MALAX_ISA names a level this build or this machine does not have */
+    MALAX_CUDA_ERROR = 4,
+    MALAX_INTERNAL_ERROR = 5
+} malax_status;
+
+/* A structure. Directions that are not periodic have no images; their cell vectors must still be such
+ * that the three rows are linearly independent. */
+typedef struct malax_atoms {
+    int64_t n_atoms;
+    const double *positions; /* (n_atoms, 3), inside the cell or not */
+    const int32_t *types;    /* (n_atoms), 0 <= type < n_types */
+    const double *cell;      /* (3, 3), rows are the lattice vectors, of either handedness */
+    int32_t periodic[3];     /* 0 or 1 for each lattice vector */
+} malax_atoms;
+
+/* The bispectrum of SNAP: A. P. Thompson et al., J. Comput. Phys. 285, 316 (2015), in the conventions
+ * of LAMMPS. */
+typedef struct malax_snap {
+    int32_t twojmax;       /* 2..14 */
+    int32_t switchflag;    /* 1: neighbours fade out by (1 + cos) / 2 towards the cutoff */
+    int32_t bzeroflag;     /* 1: subtract the bispectrum of a point without neighbours */
+    int32_t n_types;
+    double cutoff;         /* a neighbour is at 1e-10 A < r < cutoff */
+    double rfac0;          /* r = cutoff is mapped to the angle rfac0 pi on the 3-sphere, > 0 */
+    double rmin0;          /* r = rmin0 is mapped to the angle 0; 0 <= rmin0 < cutoff */
+    const double *weights; /* (n_types) weight of each type's neighbours */
+} malax_snap;
+
+/* The number of features for this twojmax; 0 if it is out of range. */
+MALAX_API int64_t malax_bispectrum_size(int32_t twojmax);
+
+/* out[p, f]: the bispectrum at points[p] (n_points, 3), f in LAMMPS order. What a point gets does not
+ * depend on the other points of the call, their order, or the number of threads (0: OpenMP's choice). */
+MALAX_API int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                   const double *points, int32_t threads, double *out);
+MALAX_API int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                   const double *points, int32_t threads, float *out);
+
+/* One pass over an LDOS: values[p, k] = sum_e ldos[p, e] weights[k, e]; sums[e] = sum_p ldos[p, e].
+ * ldos (n_points, n_energies); weights (n_weights, n_energies), n_weights may be 0; out: values
+ * (n_points, n_weights), sums (n_energies). Sums are in double and in an order that does not depend on
+ * the number of threads. */
+MALAX_API int malax_ldos_moments_f64(int64_t n_points, int64_t n_energies, int64_t n_weights,
+                                     const double *ldos, const double *weights, int32_t threads,
+                                     double *values, double *sums);
+MALAX_API int malax_ldos_moments_f32(int64_t n_points, int64_t n_energies, int64_t n_weights,
+                                     const float *ldos, const double *weights, int32_t threads,
+                                     double *values, double *sums);
+
+MALAX_API int malax_abi_version(void);
+MALAX_API const char *malax_version(void);
+MALAX_API const char *malax_compiler(void);
+/* 1 if compiled with OpenMP */
+MALAX_API int malax_has_openmp(void);
+/* The ISA levels this build holds and this machine runs, best first, separated by spaces. */
+MALAX_API const char *malax_isa_levels(void);
+/* The level that runs now ("baseline", "v3", "v4"), by choice of the machine or of the environment
+ * variable MALAX_ISA; NULL if that names one that cannot be had (see malax_last_error). */
+MALAX_API const char *malax_isa(void);
+/* The message for this thread's latest error; "" if there was none. */
+MALAX_API const char *malax_last_error(void);
+
+/* ---- libmalax_cuda.so: the same on the current device, arrays in device memory --------------------- */
+
+/* Bytes of device memory that malax_cuda_ldos_moments_* needs as workspace. */
+MALAX_API int64_t malax_cuda_ldos_moments_workspace(int64_t n_points, int64_t n_energies);
+/* As malax_ldos_moments_*, asynchronous on `stream` (a cudaStream_t; NULL is the default stream). */
+MALAX_API int malax_cuda_ldos_moments_f64(int64_t n_points, int64_t n_energies, int64_t n_weights,
+                                          const double *ldos, const double *weights, void *workspace,
+                                          double *values, double *sums, void *stream);
+MALAX_API int malax_cuda_ldos_moments_f32(int64_t n_points, int64_t n_energies, int64_t n_weights,
+                                          const float *ldos, const double *weights, void *workspace,
+                                          double *values, double *sums, void *stream);
+MALAX_API int malax_cuda_abi_version(void);
+/* The number of CUDA devices that can be used now, 0 if there is none or no driver. */
+MALAX_API int malax_cuda_device_count(void);
+MALAX_API const char *malax_cuda_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

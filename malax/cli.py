@@ -1,0 +1,271 @@
+"""The command line: parse, call, print. Errors become one line and an exit code here and only here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from malax import comm as communication
+from malax.commands.arguments import spread
+from malax.commands.console import Console
+from malax.errors import MachineError, MalaxError
+from malax.version import VERSION
+
+app = typer.Typer(
+    name="malax",
+    help="Emulate finite-temperature Kohn-Sham DFT: atoms -> LDOS -> total free energy.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Descriptors = Annotated[
+    str, typer.Option("--descriptors", metavar="native|lammps", help="Who computes descriptors.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"malax {VERSION}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command(short_help="The shipped model against DFT: does it work here?")
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where plots and cube go.")] = None,
+    json_only: Json = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the shipped aluminium model against DFT, then on a larger cell."""
+    from malax.commands import demo as command
+
+    command.demo(out, json_only, overwrite)
+
+
+@app.command(short_help="Make snapshots, by a recipe or from QE runs.")
+def generate(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The recipe.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Option("--from", metavar="DIR...", help="Finished QE runs.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT", help="A file, or a folder for several runs."),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(metavar="EV", help="With --from: width of the LDOS kernel.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --from: keep every N-th point of the LDOS.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
+    from malax.commands import generate as command
+
+    command.generate(config, runs or [], output, {"sigma": sigma, "stride": stride}, overwrite)
+
+
+@app.command(short_help="Train a model from a configuration file.")
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model from a configuration file."""
+    from malax.commands import train as command
+
+    command.train(config, resume, settings or [], overwrite)
+
+
+@app.command(short_help="Compare a model with DFT, term by term.")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    snapshots: Annotated[list[Path], typer.Argument(metavar="SNAPSHOT")],
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="DIR", help="Write PNG plots here.")
+    ] = None,
+    json_only: Json = False,
+    descriptors: Descriptors = "native",
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare a model with DFT, term by term, beside the floor and two baselines."""
+    from malax.commands import evaluate as command
+
+    command.evaluate(model, snapshots, plots, json_only, descriptors, overwrite)
+
+
+@app.command(short_help="Free energy, density and DOS of structures.")
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    structures: Annotated[list[Path], typer.Argument(metavar="STRUCTURE", help="Any file that ASE reads.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="OUT.h5", help="Write the result (several: OUT_0000.h5, ...)."
+        ),
+    ] = None,
+    index: Annotated[str, typer.Option(help="Images of a trajectory, e.g. ::10. Default: the last.")] = "-1",
+    species: Annotated[
+        str | None, typer.Option(metavar="Al,Be", help="Elements of LAMMPS types 1, 2, ...")
+    ] = None,
+    format: Annotated[str | None, typer.Option(metavar="F", help="ASE's name of the file format.")] = None,
+    temperature: Annotated[
+        list[float] | None,
+        typer.Option(metavar="K ...", help="Electronic temperatures. Default: the lowest of the training."),
+    ] = None,
+    grid: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="NX NY NZ", help="Grid points.")
+    ] = None,
+    spacing: Annotated[float | None, typer.Option(metavar="A", help="Largest grid spacing.")] = None,
+    repeat: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="A B C", help="Repeat the cell first.")
+    ] = None,
+    descriptors: Descriptors = "native",
+    cube: Annotated[
+        bool, typer.Option("--cube", help="Write the density beside OUT.h5 as OUT.cube.")
+    ] = False,
+    ldos: Annotated[bool, typer.Option("--ldos", help="Write the whole LDOS into OUT.h5, too.")] = False,
+    json_only: Json = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict free energy, density and density of states of structures."""
+    from malax.commands.predict import PredictOptions
+    from malax.commands.predict import predict as command
+
+    options = PredictOptions(
+        output=output,
+        index=index,
+        species=species,
+        format=format,
+        temperatures=tuple(temperature or ()),
+        grid=grid,
+        spacing=spacing,
+        repeat=repeat,
+        descriptors=descriptors,
+        cube=cube,
+        ldos=ldos,
+        json_only=json_only,
+        overwrite=overwrite,
+    )
+    command(model, structures, options)
+
+
+@app.command(short_help="What a model, snapshot or result holds.")
+def info(file: Annotated[Path, typer.Argument(metavar="FILE")], json_only: Json = False) -> None:
+    """Say what a model, snapshot or result holds."""
+    from malax.commands import info as command
+
+    if launched_rank() == 0:
+        command.info(file, Console(json_only=json_only))
+
+
+@app.command(short_help="This machine's cost per grid point.")
+def bench(
+    json_only: Json = False,
+    atoms: Annotated[int, typer.Option(metavar="N", help="Atoms of the estimate.", min=1)] = 100_000,
+    ranks: Annotated[int, typer.Option(metavar="P", help="Ranks of the estimate.", min=1)] = 128,
+    model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Default: the shipped one.")] = None,
+) -> None:
+    """Measure this machine's cost per grid point; estimate N atoms on P ranks."""
+    from malax.commands import bench as command
+
+    if launched_rank() == 0:
+        command.bench(model, atoms, ranks, Console(json_only=json_only))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The entry point. Exit code 0: done; 2: the user's mistake; 1: the machine's or malax's."""
+    try:
+        given = sys.argv[1:] if arguments is None else arguments
+        code = app(spread(given), standalone_mode=False, prog_name="malax")
+    except MachineError as error:
+        # not through the interpreter's teardown: HDF5 crashes there on a file that the disk could not take
+        _fail(str(error), error.exit_code, leave=os._exit)
+    except MalaxError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as request:
+        sys.exit(request.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has gone: nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if _is_usage_error(error):
+            _fail(_usage(error), 2)
+        _fail(_unexpected(error), 1)
+    if code == 130:  # what typer makes of an interrupt
+        _fail("interrupted", 130)
+    sys.exit(code or 0)
+
+
+def launched_rank() -> int:
+    """This process's rank as its launcher tells it, before there is a communicator."""
+    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _fail(message: str, code: int, leave: Callable[[int], NoReturn] = sys.exit) -> NoReturn:
+    """One line on stderr, once; then the end of all ranks."""
+    line = f"malax: {' '.join(message.split())}"
+    world = communication.started_world()
+    if world is None:  # nothing is connected yet: every process is here for the same reason
+        if launched_rank() == 0:
+            print(line, file=sys.stderr, flush=True)
+        leave(code)
+    if world.all_fail():
+        if world.rank == 0:
+            print(line, file=sys.stderr, flush=True)
+        sys.exit(code)
+    # some rank works on or waits for us and cannot be reached: it must be ended. Lower ranks speak first.
+    time.sleep(0.1 * min(world.rank, 50))
+    print(f"{line} (rank {world.rank})", file=sys.stderr, flush=True)
+    world.abort(code)
+    sys.exit(code)
+
+
+def _is_usage_error(error: Exception) -> bool:
+    # by name: typer carries its own copy of click or uses the installed one, depending on its version
+    return any(kind.__name__ == "UsageError" for kind in type(error).__mro__)
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "malax") or "malax"
+    return f"{error.format_message().rstrip('.')} (see {path} --help)"
+
+
+def _unexpected(error: Exception) -> str:
+    if os.environ.get("MALAX_TRACEBACK"):
+        traceback.print_exc()
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error or 'use more ranks or a coarser grid'}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input/output'}: {error.strerror or error}"
+    return f"{type(error).__name__}: {error} (unexpected; MALAX_TRACEBACK=1 shows where)"
+
+
+if __name__ == "__main__":
+    main()

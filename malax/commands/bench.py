@@ -1,0 +1,55 @@
+"""``malax bench``: what a grid point costs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from malax.commands.console import Console
+
+
+def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> None:
+    """Measure, print, and estimate ``n_atoms`` on ``ranks``."""
+    from malax import bench as benchmark
+    from malax import shipped
+    from malax.emulator import Emulator
+
+    emulator = Emulator.load(model or shipped.model())
+    costs = benchmark.measure(emulator)
+    estimate = benchmark.estimate(costs, n_atoms, ranks)
+    console.say(f"kernels  {_kernels(costs.kernels)}")
+    console.say(f"system   {costs.system}, {costs.threads} threads")
+    console.say()
+    rows = [
+        [f"descriptors, native ({costs.n_features})", f"{costs.native:.2f}"],
+        ["descriptors, LAMMPS", "not installed" if costs.lammps is None else f"{costs.lammps:.2f}"],
+        [f"network ({costs.n_energies} energies)", f"{costs.network:.2f}"],
+        ["reduction to density and DOS", f"{costs.reduction:.2f}"],
+        ["together, native", f"{costs.total:.2f}"],
+        ["Hartree, XC, Ewald (rank 0)", f"{costs.energies:.2f}"],
+    ]
+    console.table(["stage", "us per grid point"], rows)
+    console.say()
+    console.say(
+        f"{n_atoms} atoms ({costs.points_per_atom:.0f} points each) on {ranks} ranks like this process: "
+        f"about {_duration(estimate['seconds'])},"
+    )
+    console.say(
+        f"of it {_duration(estimate['rank0_seconds'])} and {estimate['rank0_gigabytes']:.0f} GB on rank 0 "
+        "for Hartree, XC and Ewald"
+    )
+    console.finish({**costs.as_json(), "estimate": estimate})
+
+
+def _kernels(built: dict[str, Any]) -> str:
+    """What was built and what of it runs."""
+    cuda = f"CUDA with {built.get('cuda_devices', 0)} devices" if built.get("cuda") else "no CUDA"
+    openmp = "OpenMP" if built.get("openmp") else "no OpenMP: one thread"
+    levels = ", ".join(built.get("isa_levels", []))
+    return f"{built['version']}: instruction set {built['isa']} (of {levels}), {openmp}, {cuda}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

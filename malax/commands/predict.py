@@ -1,0 +1,192 @@
+"""``malax predict``: structures in, free energies out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+
+from malax.comm import Comm, on_root, world
+from malax.commands.console import Console, number
+from malax.errors import InputError
+from malax.io.files import check_output
+from malax.io.structures import read_structures
+
+if TYPE_CHECKING:
+    from malax.emulator import Emulator
+    from malax.result import Result
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of the command, as they were given."""
+
+    output: Path | None = None
+    index: str = "-1"
+    species: str | None = None
+    format: str | None = None
+    temperatures: tuple[float, ...] = ()
+    grid: tuple[int, int, int] | None = None
+    spacing: float | None = None
+    repeat: tuple[int, int, int] | None = None
+    descriptors: str = "native"
+    cube: bool = False
+    ldos: bool = False
+    json_only: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure to predict and what to call it."""
+
+    label: str
+    atoms: Atoms
+
+
+def predict(model: Path, structures: Sequence[Path], options: PredictOptions) -> None:
+    """Predict every structure at every temperature; print, and write what was asked for."""
+    comm = world()
+    console = Console(comm, options.json_only)
+    _check_options(options)
+    todo = on_root(comm, lambda: _read(structures, options))
+    n_results = len(todo) * max(1, len(options.temperatures))
+    outputs = on_root(comm, lambda: output_paths(options, n_results))
+    from malax.emulator import Emulator  # torch: only now
+
+    emulator = on_root(comm, lambda: Emulator.load(model))
+    objects = []
+    for i, structure in enumerate(todo):
+        results = _predict_one(emulator, structure, options, comm, console)
+        paths = outputs[i * len(results) : (i + 1) * len(results)]
+        for j, result in enumerate(results):
+            written = _write(result, paths[j] if paths else None, options)
+            _show(console, structure, result, written, header=j == 0)
+            objects.append(
+                {"structure": structure.label, **result.as_json(), "files": [str(p) for p in written]}
+            )
+    # one result is the object itself; several stand in a list
+    console.finish(objects[0] if len(objects) == 1 else {"results": objects})
+
+
+def _check_options(options: PredictOptions) -> None:
+    if options.grid is not None and options.spacing is not None:
+        raise InputError("--grid and --spacing exclude each other; give one of them")
+    if options.output is None and (options.cube or options.ldos):
+        raise InputError(
+            f"--{'cube' if options.cube else 'ldos'} needs -o OUT.h5, beside which it is written"
+        )
+    if options.repeat is not None and min(options.repeat) < 1:
+        raise InputError(f"--repeat needs three positive integers, got {' '.join(map(str, options.repeat))}")
+
+
+def _read(paths: Sequence[Path], options: PredictOptions) -> list[Structure]:
+    species = None if options.species is None else [s.strip() for s in options.species.split(",")]
+    found = []
+    for path in paths:
+        images = read_structures(path, options.index, species, options.format)
+        for i, atoms in enumerate(images):
+            if options.repeat is not None:
+                atoms = atoms.repeat(options.repeat)
+            found.append(Structure(f"{path}" + (f"@{i}" if len(images) > 1 else ""), atoms))
+    return found
+
+
+def output_paths(options: PredictOptions, n_results: int) -> list[Path]:
+    """The file of each result, checked before anything is computed: OUT.h5, or OUT_0000.h5, OUT_0001.h5..."""
+    output = options.output
+    if output is None:
+        return []
+    if output.suffix == "":
+        output = output.with_suffix(".h5")
+    if output.suffix not in (".h5", ".hdf5"):
+        raise InputError(f"-o {output}: results are HDF5 files; a name ending in .h5 is needed")
+    paths = [output]
+    if n_results > 1:
+        paths = [output.with_name(f"{output.stem}_{i:04d}{output.suffix}") for i in range(n_results)]
+    for path in paths:
+        check_output(path, options.overwrite)
+        if options.cube:
+            check_output(path.with_suffix(".cube"), options.overwrite)
+    return paths
+
+
+def _predict_one(
+    emulator: Emulator, structure: Structure, options: PredictOptions, comm: Comm, console: Console
+) -> list[Result]:
+    from malax.checks import ModelDomainWarning
+    from malax.grid import Grid
+
+    grid: Any = options.grid
+    if options.spacing is not None:
+        grid = Grid.from_spacing(structure.atoms.cell.array, options.spacing)
+    with console.progress(f"predicting {structure.label}") as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ModelDomainWarning)  # they stand in the result and are printed below
+        return emulator.predict_many(
+            structure.atoms,
+            options.temperatures or None,
+            grid,
+            comm,
+            options.ldos,
+            descriptors=options.descriptors,
+            progress=progress,
+        )
+
+
+def _write(result: Result, path: Path | None, options: PredictOptions) -> list[Path]:
+    """Collective: every rank comes here, rank 0 writes."""
+    if path is None:
+        return []
+    written = [result.save(path, options.overwrite)]
+    if options.cube:
+        whole = result.gather()
+        cube = path.with_suffix(".cube")
+        if whole is not None:
+            whole.write_cube(cube, options.overwrite)
+        written.append(cube)
+    return written
+
+
+def _show(console: Console, structure: Structure, result: Result, written: list[Path], header: bool) -> None:
+    atoms, grid = result.atoms, result.grid
+    n_atoms = len(atoms)
+    if header:
+        spacing = " x ".join(f"{s:.3f}" for s in grid.spacing)
+        console.say(f"structure    {structure.label}: {atoms.get_chemical_formula()}, {n_atoms} atoms")
+        console.say(f"grid         {' x '.join(map(str, grid.shape))}, spacing {spacing} A")
+        for concern in result.warnings:
+            console.warn(concern)
+        for note in result.notes:
+            console.say(f"note         {note}")
+    console.say(f"temperature  {result.temperature:g} K")
+    console.say(f"Fermi level  {result.fermi_level:.4f} eV")
+    console.say(f"electrons    {result.n_electrons:.6f}")
+    rows = [
+        [name, number(value, 6), number(None if value is None else value / n_atoms, 6)]
+        for name, value in energy_rows(result)
+    ]
+    console.table(["energy", "eV", "eV/atom"], rows)
+    total = result.timings["total"]
+    console.say(f"time         {total:.2f} s, {1e3 * total / n_atoms:.1f} ms per atom")
+    for path in written:
+        console.say(f"written      {path}")
+    console.say()
+
+
+def energy_rows(result: Result) -> list[tuple[str, float | None]]:
+    """The terms in the order of the formula, the total last."""
+    terms = result.terms()
+    return [
+        ("band", terms["band"]),
+        ("Hartree", terms["hartree"]),
+        ("XC", terms["xc"]),
+        ("int v_xc n", terms["vxc_rho"]),
+        ("Ewald", terms["ewald"]),
+        ("-TS", terms["entropy_term"]),
+        ("total free energy", terms["total_free"]),
+        ("internal energy", terms["internal"]),
+    ]

@@ -1,0 +1,310 @@
+"""What a prediction holds, and its file (HDF5).
+
+Layout of the file (every dataset carries its unit in the attribute ``unit``)::
+
+    /                    attributes format, format_version, grid, provenance, timings, notes, warnings (JSON)
+    /structure           cell (3,3) rows, positions (N,3), numbers (N,), pbc (3,)
+    /energies/<term>     scalars, the names of `malax.energies.Energies`; a term that cannot be had is absent
+    /temperature, /fermi_level, /n_electrons
+    /energy_grid, /dos   (E,)
+    /density             (nx, ny, nz)
+    /ldos                (nx, ny, nz, E) float32, if asked for
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+from ase import Atoms
+
+from malax.comm import Comm, SerialComm
+from malax.energies import Energies
+from malax.errors import FileError, InputError, MachineError
+from malax.grid import Grid
+from malax.io.cube import write_cube
+from malax.io.files import atomic_path
+from malax.io.hdf5 import open_format
+from malax.io.snapshot import FORMAT as SNAPSHOT_FORMAT
+from malax.io.snapshot import Snapshot
+from malax.units import BOHR
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMAT = "malax result"
+FORMAT_VERSION = 1
+
+
+@dataclass(eq=False)
+class Result:
+    """A prediction.
+
+    Attributes
+    ----------
+    atoms, grid : the structure and the real-space grid
+    energies : eV, per term; None where a term cannot be had
+    fermi_level : eV; n_electrons : of the predicted density; temperature : electronic, in K
+    energy_grid, dos : (E,) eV and 1/eV
+    density : (nx, ny, nz) 1/A^3. Under a communicator this rank's part, flat: the points
+        ``part[0]..part[1]-1`` in C order, until `gather`.
+    ldos : (nx, ny, nz, E) float32 1/(eV A^3), or None; under a communicator (points, E)
+    timings : seconds per stage, the largest over the ranks
+    provenance : where it came from: version, hash of the model, options, libraries
+    notes, warnings : what was assumed, and what should be looked at
+    part : flat range of the points held here
+    """
+
+    atoms: Atoms
+    grid: Grid
+    energies: Energies
+    fermi_level: float
+    n_electrons: float
+    temperature: float
+    energy_grid: np.ndarray
+    dos: np.ndarray
+    density: np.ndarray
+    ldos: np.ndarray | None
+    timings: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    part: tuple[int, int] = (0, 0)
+    comm: Comm = field(default_factory=SerialComm, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.comm.size == 1:
+            self.part = (0, self.grid.n_points)
+            self.density = self.density.reshape(self.grid.shape)
+            if self.ldos is not None:
+                self.ldos = self.ldos.reshape(*self.grid.shape, -1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether density and LDOS here are those of the whole grid."""
+        return self.comm.size == 1
+
+    def gather(self) -> Result | None:
+        """The whole result on rank 0, None on the other ranks; collective. Serial: itself."""
+        if self.is_whole:
+            return self
+        density = _join(self.comm, self.density)
+        ldos = None if self.ldos is None else _join(self.comm, self.ldos)
+        if density is None:
+            return None
+        return dataclasses.replace(self, density=density, ldos=ldos, comm=SerialComm())
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
+        """Write everything into one HDF5 file, whole or not at all; collective, rank 0 writes.
+
+        The parts of density and LDOS arrive one rank after the other, so rank 0 never holds the whole LDOS.
+
+        Raises
+        ------
+        FileError, MachineError
+            see `malax.io.files.atomic_path`. Raised on rank 0; the others wait for it.
+        """
+        if self.comm.rank == 0:
+            _check_space(Path(path).parent, self._bytes())
+            with atomic_path(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
+                self._write_small(file)
+                self._write_fields(file)
+        else:
+            self._write_fields(None)
+        self.comm.barrier()
+        return Path(path)
+
+    def _bytes(self) -> int:
+        """Upper bound of the size of the file: density, LDOS, and what HDF5 keeps besides."""
+        per_point = 8 + (0 if self.ldos is None else 4 * len(self.dos))
+        return int(1.02 * per_point * self.grid.n_points) + 64 * len(self.atoms) + (1 << 18)
+
+    def _write_small(self, file: h5py.File) -> None:
+        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, grid=np.array(self.grid.shape))
+        for name in ("provenance", "timings", "notes", "warnings"):
+            file.attrs[name] = json.dumps(getattr(self, name))
+        for name, value, unit in (
+            ("structure/cell", self.atoms.cell.array, "A"),
+            ("structure/positions", self.atoms.positions, "A"),
+            ("structure/numbers", self.atoms.numbers, "1"),
+            ("structure/pbc", self.atoms.pbc, "1"),
+            ("temperature", self.temperature, "K"),
+            ("fermi_level", self.fermi_level, "eV"),
+            ("n_electrons", self.n_electrons, "1"),
+            ("energy_grid", self.energy_grid, "eV"),
+            ("dos", self.dos, "1/eV"),
+        ):
+            file.create_dataset(name, data=value).attrs["unit"] = unit
+        for term, energy in self.energies.as_dict().items():
+            if energy is not None:
+                file.create_dataset(f"energies/{term}", data=energy).attrs["unit"] = "eV"
+
+    def _write_fields(self, file: h5py.File | None) -> None:
+        """Collective: rank 0 has the file, the others have None and only send."""
+        fields: list[tuple[str, np.ndarray, str]] = [("density", self.density.reshape(-1), "1/A^3")]
+        if self.ldos is not None:
+            fields.append(("ldos", self.ldos.reshape(-1, len(self.energy_grid)), "1/(eV A^3)"))
+        nx, ny, nz = self.grid.shape
+        for name, mine, unit in fields:
+            last = mine.shape[1:]
+            writer = None
+            if file is not None:
+                data = file.create_dataset(name, (nx, ny, nz, *last), mine.dtype, chunks=(1, ny, nz, *last))
+                data.attrs["unit"] = unit
+                writer = _PlaneWriter(data)
+            for part in self.comm.parts(mine):
+                assert writer is not None  # only rank 0 is given parts
+                writer.add(part)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Result:
+        """Read a result file.
+
+        Raises
+        ------
+        FileError
+            missing, truncated, another kind of file, or holding NaN.
+        """
+        path = Path(path)
+        try:
+            with open_format(path, FORMAT, FORMAT_VERSION) as file:
+                result = cls._read(file)
+        except (KeyError, OSError, ValueError, TypeError) as error:
+            if isinstance(error, FileError):
+                raise
+            raise FileError(f"{path} is not a whole malax result: {error}") from error
+        if not (np.isfinite(result.density).all() and np.isfinite(result.dos).all()):
+            raise FileError(f"{path}: density or DOS hold NaN or infinity; predict again")
+        return result
+
+    @classmethod
+    def _read(cls, file: h5py.File) -> Result:
+        structure = file["structure"]
+        atoms = Atoms(
+            numbers=structure["numbers"][()],
+            positions=structure["positions"][()],
+            cell=structure["cell"][()],
+            pbc=structure["pbc"][()],
+        )
+        terms = {name: float(value[()]) for name, value in file["energies"].items()}
+        return cls(
+            atoms=atoms,
+            grid=Grid(atoms.cell.array, tuple(file.attrs["grid"])),  # type: ignore[arg-type]
+            energies=Energies(**{f.name: terms.get(f.name) for f in dataclasses.fields(Energies)}),
+            fermi_level=float(file["fermi_level"][()]),
+            n_electrons=float(file["n_electrons"][()]),
+            temperature=float(file["temperature"][()]),
+            energy_grid=file["energy_grid"][()],
+            dos=file["dos"][()],
+            density=file["density"][()],
+            ldos=file["ldos"][()] if "ldos" in file else None,
+            **{name: json.loads(file.attrs[name]) for name in ("provenance", "timings", "notes", "warnings")},
+        )
+
+    def terms(self) -> dict[str, float | None]:
+        """The energies in eV by name, ``internal`` with them; None where a term cannot be had."""
+        internal = self.energies.internal
+        return {**self.energies.as_dict(), "internal": None if internal is None else float(internal)}
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``malax predict --json`` prints: plain numbers, energies in eV under the Python names."""
+        return {
+            "formula": self.atoms.get_chemical_formula(),
+            "n_atoms": len(self.atoms),
+            "energies": self.terms(),
+            "fermi_level": self.fermi_level,
+            "n_electrons": self.n_electrons,
+            "temperature": self.temperature,
+            "grid": list(self.grid.shape),
+            "spacing": list(self.grid.spacing),
+            "timings": self.timings,
+            "provenance": self.provenance,
+            "notes": self.notes,
+            "warnings": self.warnings,
+        }
+
+    def write_cube(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
+        """Write the density as a Gaussian cube file (serial: `gather` first)."""
+        self._must_be_whole("write_cube")
+        # 1/bohr^3, which is what programs that read cube files take a density to be in
+        values = self.density * BOHR**3
+        write_cube(path, self.atoms, values, "electron density in 1/bohr^3", overwrite=overwrite)
+        return Path(path)
+
+    def plot_dos(self, ax: Axes | None = None) -> Axes:
+        """Plot the density of states and the Fermi level; returns the matplotlib axes."""
+        from malax import plots
+
+        return plots.dos(self, ax=ax)
+
+    def plot_slice(self, axis: str = "z", position: float = 0.5, ax: Axes | None = None) -> Axes:
+        """Plot the density in a lattice plane (``axis`` x, y or z: the lattice vector that is cut, at the
+        fraction ``position`` of it); returns the matplotlib axes."""
+        from malax import plots
+
+        self._must_be_whole("plot_slice")
+        return plots.density_slice(self, axis, position, ax=ax)
+
+    def _must_be_whole(self, what: str) -> None:
+        if not self.is_whole:
+            raise InputError(
+                f"{what} needs the whole density: call res.gather() on all ranks, then use rank 0's"
+            )
+
+
+def load(path: str | os.PathLike[str]) -> Result | Snapshot:
+    """A result or a snapshot back from its file.
+
+    Raises
+    ------
+    FileError
+        the file is missing, truncated, or neither of the two.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            found = file.attrs.get("format")
+    except OSError:
+        found = None  # Result.load says precisely what is wrong
+    return Snapshot.load(path) if found == SNAPSHOT_FORMAT else Result.load(path)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    """Refuse what the disk cannot hold now: HDF5 does not recover from a disk that fills up under it."""
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < needed:
+        raise MachineError(
+            f"cannot write into {folder}: the disk is full, {needed / 1e6:.1f} MB are needed and "
+            f"{free / 1e6:.1f} MB are free"
+        )
+
+
+class _PlaneWriter:
+    """Fills a dataset (nx, ny, nz, ...) from flat pieces that end anywhere, by whole planes."""
+
+    def __init__(self, data: h5py.Dataset) -> None:
+        self._data = data
+        self._plane = np.empty(data.shape[1:], dtype=data.dtype).reshape(data.shape[1] * data.shape[2], -1)
+        self._points = 0
+
+    def add(self, part: np.ndarray) -> None:
+        per_plane = len(self._plane)
+        part = part.reshape(len(part), -1)
+        while len(part):
+            plane, offset = divmod(self._points, per_plane)
+            n = min(len(part), per_plane - offset)
+            self._plane[offset : offset + n] = part[:n]
+            self._points += n
+            part = part[n:]
+            if offset + n == per_plane:
+                self._data[plane] = self._plane.reshape(self._data.shape[1:])
+
+
+def _join(comm: Comm, mine: np.ndarray) -> np.ndarray | None:
+    parts = [np.array(part) for part in comm.parts(mine)]
+    return np.concatenate(parts) if comm.rank == 0 else None

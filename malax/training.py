@@ -1,0 +1,257 @@
+"""The one training loop.
+
+    for every epoch:
+        for every batch:  loss, gradient, (sum over the ranks,) AdamW, moving average
+        validation loss, now and then errors in meV/atom, checkpoint
+
+All that is random follows from the seed, the epoch and the step, so a resumed training continues bit by bit
+as if it had not been interrupted. Under a communicator every rank takes its rows of each batch, and the
+gradients are summed: the batches, and the model up to rounding, do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from malax import checkpoint
+from malax.comm import Comm
+from malax.dataset import Batch, Dataset
+from malax.errors import MalaxError
+from malax.loss import Loss
+from malax.network import LDOSNetwork
+from malax.optimize import Average, adamw, clip_gradient, learning_rate
+from malax.train_config import TrainConfig
+from malax.train_log import Log
+from malax.validation import Errors, energy_errors, mean_loss
+
+
+class TrainingInterrupted(MalaxError):
+    """A signal ended the training; a checkpoint was written."""
+
+
+class Training:
+    """The state of a training, and its loop.
+
+    Parameters
+    ----------
+    config : all settings
+    network : with scalers and initial weights
+    training, validation : the data
+    spread : (3,) of the integrals in the loss over the training points, see `malax.loss.Loss`
+    identity : what must be the same for a checkpoint to be continued (plain JSON)
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: LDOSNetwork,
+        training: Dataset,
+        validation: Dataset,
+        spread: np.ndarray,
+        identity: dict[str, Any],
+        comm: Comm,
+        log: Log,
+    ) -> None:
+        self.config, self.comm, self.log, self.identity = config, comm, log, identity
+        self.device = torch.device(config.device)
+        self.network = network.to(self.device)
+        self.training, self.validation, self.spread = training, validation, spread
+        self.optimizer = adamw(self.network, config.optimizer)
+        self.average = Average(self.network, config.optimizer.average)
+        self.loss = Loss(training, config.loss, network.ldos_scale, spread, self.device)
+        self.validation_loss = Loss(validation, config.loss, network.ldos_scale, spread, self.device)
+        self.best = _clone(self.average.network)
+        self.epoch = self.step = self.reductions = 0
+        self.best_epoch = self.plateau_epoch = 0
+        self.best_loss = math.inf
+        self.loss_sum = self.seconds = 0.0
+        self.signal: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done, or the validation loss has stayed for too long."""
+        stopping = self.config.early_stopping
+        waited = self.epoch - self.best_epoch
+        return self.epoch >= self.config.epochs or (stopping is not None and waited >= stopping.patience)
+
+    def run(self) -> LDOSNetwork:
+        """Train to the end; the network with the best weights.
+
+        Raises
+        ------
+        TrainingInterrupted
+            SIGINT or SIGTERM came; the state is in the checkpoint.
+        MalaxError
+            the loss is not finite any more; the checkpoint of the last whole epoch is kept.
+        """
+        with self._signals():
+            while not self.finished:
+                self._train_epoch()
+                self._end_epoch()
+        self.network.load_state_dict(self.best)
+        return self.network
+
+    def _train_epoch(self) -> None:
+        started = time.perf_counter()
+        self.network.train()
+        steps = self.training.n_batches(self.config.data)
+        batches = self.training.batches(self.config.data, self.config.seed, self.epoch, self.comm, self.step)
+        for batch in batches:
+            self._set_learning_rate(self.epoch + (self.step + 1) / steps)
+            loss, stop = self._gradient(batch)
+            self.loss_sum += loss
+            norm = clip_gradient(self.network, self.config.optimizer.gradient_clip)
+            if not (math.isfinite(loss) and math.isfinite(norm.item())):
+                raise MalaxError(self._diverged())
+            self.optimizer.step()
+            self.average.update()
+            self.step += 1
+            self.log.progress(f"epoch {self.epoch + 1}", self.step, steps)
+            if stop:
+                self.seconds += time.perf_counter() - started
+                self._interrupted()
+        self.seconds += time.perf_counter() - started
+
+    def _gradient(self, batch: Batch) -> tuple[float, bool]:
+        """Gradient and value of the loss on a batch, over all ranks; whether any rank got a signal."""
+        self.optimizer.zero_grad()
+        loss = self.loss(self.network, batch.to(self.device))
+        loss.backward()
+        if self.comm.size == 1:
+            return loss.item(), self.signal is not None
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        tail = torch.tensor([loss.item(), float(self.signal is not None)], device=self.device)
+        mine = torch.cat([*(g.reshape(-1) for g in gradients), tail])
+        total = torch.from_numpy(self.comm.allreduce(mine.cpu().numpy())).to(self.device)
+        for gradient, summed in zip(gradients, total[:-2].split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+        return total[-2].item(), total[-1].item() > 0
+
+    def _set_learning_rate(self, progress: float) -> None:
+        config = self.config
+        rate = learning_rate(config.optimizer, config.schedule, progress, config.epochs, self.reductions)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _end_epoch(self) -> None:
+        """Validate, remember the best weights, log, write the checkpoint."""
+        started = time.perf_counter()
+        network = self.average.network.eval()
+        take = self.validation.take(self.config.data.points_per_snapshot)
+        loss = mean_loss(network, self.validation, self.validation_loss, self.comm, take)
+        if not math.isfinite(loss):
+            raise MalaxError(self._diverged())
+        self.epoch += 1
+        better = loss < self.best_loss
+        if better:
+            self.best_loss, self.best_epoch, self.plateau_epoch = loss, self.epoch, self.epoch
+            self.best = _clone(network)
+        elif self.epoch - self.plateau_epoch >= self.config.schedule.patience:
+            self.reductions, self.plateau_epoch = self.reductions + 1, self.epoch
+        row = {
+            "epoch": self.epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": self.loss_sum / max(1, self.step),
+            "validation_loss": loss,
+            "best": int(better),
+        }
+        errors: dict[str, Errors] = {}
+        if self.epoch % self.config.evaluate_every == 0 or self.finished:
+            found = energy_errors(network, self.validation, self.comm, self.device)
+            errors = {s.name: e for s, e in zip(self.validation.snapshots, found, strict=True)}
+            row.update(summary(found))
+        row["seconds"] = round(self.seconds + time.perf_counter() - started, 3)
+        self.log.epoch(row, errors)
+        self.step, self.loss_sum, self.seconds = 0, 0.0, 0.0
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint (rank 0)."""
+        if self.comm.rank != 0:
+            return
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.network.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= checkpoint.pack_optimizer(self.optimizer)
+        names = ("epoch", "step", "reductions", "best_epoch", "plateau_epoch", "loss_sum", "seconds")
+        numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
+        numbers["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
+        numbers["average_steps"] = self.average.steps
+        numbers["spread"] = [float(x) for x in self.spread]
+        numbers["identity"] = self.identity
+        checkpoint.save(self.config.checkpoint, tensors, numbers)
+
+    def restore(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
+        """Take the state of a checkpoint."""
+
+        def part(prefix: str) -> dict[str, torch.Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.network.load_state_dict(part("network."))
+        self.average.network.load_state_dict(part("average."))
+        self.best = {k: v.to(self.device) for k, v in part("best.").items()}
+        checkpoint.unpack_optimizer(self.optimizer, tensors)
+        for name in ("epoch", "step", "reductions", "best_epoch", "plateau_epoch", "loss_sum", "seconds"):
+            setattr(self, name, numbers[name])
+        self.best_loss = math.inf if numbers["best_loss"] is None else numbers["best_loss"]
+        self.average.steps = numbers["average_steps"]
+
+    def _diverged(self) -> str:
+        kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint yet"
+        return (
+            f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({kept}): try a smaller "
+            f"optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}) or a gradient_clip"
+        )
+
+    def _interrupted(self) -> None:
+        self.save()
+        name = signal.Signals(self.signal).name if self.signal is not None else "a signal on another rank"
+        raise TrainingInterrupted(
+            f"interrupted by {name} in epoch {self.epoch + 1}, step {self.step}; {self.config.checkpoint} is "
+            "written: run the same command with --resume to go on"
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the current step end before SIGINT or SIGTERM is obeyed; a second signal is obeyed at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = number
+            signal.signal(number, old[number])
+
+        old: dict[int, Any] = {}
+        number: int
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                old[number] = signal.signal(number, note)
+        except ValueError:  # not the main thread: whoever runs this there handles signals itself
+            pass
+        try:
+            yield
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+
+
+def summary(errors: list[Errors]) -> dict[str, float]:
+    """Signed means and mean absolute values over snapshots, for the log."""
+    table = {name: np.array([getattr(e, name) for e in errors]) for name in Errors._fields}
+    found: dict[str, float] = {}
+    for name in ("band", "total_free"):
+        found[f"{name}_mean"] = float(table[name].mean())
+        found[f"{name}_mae"] = float(np.abs(table[name]).mean())
+    found["density_mape"] = float(table["density_mape"].mean())
+    return found
+
+
+def _clone(network: LDOSNetwork) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

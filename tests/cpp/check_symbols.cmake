@@ -1,0 +1,16 @@
+# Objects of one ISA level may define no symbol outside the level's namespace: the linker could give
+# another level's copy, with instructions the machine does not have, to everybody.
+execute_process(COMMAND ${NM} --defined-only --extern-only -C ${OBJECTS} OUTPUT_VARIABLE symbols RESULT_VARIABLE status)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "nm failed on ${OBJECTS}")
+endif()
+string(REGEX MATCHALL "[^\n]* [A-Za-z] [^\n]*" lines "${symbols}")
+list(LENGTH lines count)
+if(count LESS 6)
+  message(FATAL_ERROR "only ${count} symbols: is this the right object?\n${symbols}")
+endif()
+foreach(line IN LISTS lines)
+  if(NOT line MATCHES "malax::${LEVEL}::")
+    message(FATAL_ERROR "a symbol outside malax::${LEVEL}: ${line}")
+  endif()
+endforeach()

