@@ -191,7 +191,7 @@ def harvest(
     ----------
     out : a file for one folder if its name ends in .h5; otherwise a folder (made if need be), which
         gets <name of the run>.h5 for each
-    options : of ``from_run`` (sigma, energies, stride, ldos, ...); the shared data has its own
+    options : of ``from_run`` (sigma, energies, stride, ldos, ...); of these the shared data knows stride
 
     Raises
     ------
@@ -217,7 +217,7 @@ def harvest(
     snapshots = []
     for folder, target in zip(folders, targets, strict=True):
         if is_shared(folder):
-            snapshot = from_shared(folder, target, overwrite=overwrite)
+            snapshot = from_shared(folder, target, overwrite=overwrite, stride=options.get("stride") or 1)
         else:
             snapshot = from_run(folder, target, overwrite=overwrite, **options)
         snapshots.append(snapshot)

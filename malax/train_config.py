@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -36,6 +37,10 @@ class TrainConfig(Settings):
     schedule: ScheduleConfig = ScheduleConfig()
     epochs: int = Field(default=100, ge=1)
     """Visits of all training points (or of ``data.points_per_snapshot`` of each snapshot)."""
+    select: Literal["total_free", "density", "loss", "last"] = "total_free"
+    """Which weights are kept: those with the smallest mean absolute error of the validation snapshots' total free
+    energy (or density), with the smallest validation loss, or those of the last epoch. The loss of the LDOS is
+    often smallest early, while energies and density still improve."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """null: train to the last epoch."""
     evaluate_every: int = Field(default=5, ge=1)

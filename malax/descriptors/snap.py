@@ -7,7 +7,7 @@ A. P. Thompson et al., J. Comput. Phys. 285, 316 (2015), in the conventions of L
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,9 @@ class Descriptor(Settings):
     """Subtract the bispectrum of a point without neighbours."""
     weights: dict[str, float] | None = None
     """How much an atom of each element counts; 1 for all where absent."""
+    atomic_volume: bool = False
+    """One more feature: the cell's volume per atom (A^3). The zero of energy is the cell's average potential,
+    which no neighbourhood knows; in a bulk it is a function of this volume."""
 
     @field_validator("weights")
     @classmethod
@@ -83,7 +86,7 @@ class Descriptor(Settings):
     @property
     def n_features(self) -> int:
         """The number of features per point."""
-        return n_features(self.twojmax)
+        return n_features(self.twojmax) + self.atomic_volume
 
     def compute(
         self,
@@ -125,10 +128,13 @@ class Descriptor(Settings):
             raise InputError(f"unknown descriptor backend {backend!r}: 'native' or 'lammps' is needed")
         check_structure(atoms)
         types, weights = numbered_species(atoms, self.weights)
-        result = kernels.output_array(out, (stop - start, self.n_features), dtype)
-        settings = self.model_dump(exclude={"kind", "weights"})
-        lammps.features(atoms, types, weights, grid, settings, as_comm(comm), start, stop, result)
-        return result
+
+        def compute(rows: np.ndarray | None) -> np.ndarray:
+            rows = kernels.output_array(rows, (stop - start, n_features(self.twojmax)), dtype)
+            lammps.features(atoms, types, weights, grid, self._snap(), as_comm(comm), start, stop, rows)
+            return rows
+
+        return self._with_volume(atoms, stop - start, dtype, out, compute)
 
     def at_points(
         self,
@@ -140,20 +146,45 @@ class Descriptor(Settings):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Features (P, F) by the native kernel at any cartesian points (P, 3) in A, in any order."""
+        points = np.asarray(points, dtype=np.float64)
         check_structure(atoms)
         types, weights = numbered_species(atoms, self.weights)
-        return kernels.bispectrum(
-            atoms.positions,
-            types,
-            atoms.cell.array,
-            atoms.pbc,
-            points,
-            **self.model_dump(exclude={"kind", "weights"}),
-            weights=weights,
-            dtype=dtype,
-            threads=threads,
-            out=out,
-        )
+
+        def compute(rows: np.ndarray | None) -> np.ndarray:
+            return kernels.bispectrum(
+                atoms.positions,
+                types,
+                atoms.cell.array,
+                atoms.pbc,
+                points,
+                **self._snap(),
+                weights=weights,
+                dtype=dtype,
+                threads=threads,
+                out=rows,
+            )
+
+        return self._with_volume(atoms, len(points), dtype, out, compute)
+
+    def _snap(self) -> dict[str, Any]:
+        """The settings that the bispectrum kernels take."""
+        return self.model_dump(exclude={"kind", "weights", "atomic_volume"})
+
+    def _with_volume(
+        self,
+        atoms: Atoms,
+        n_points: int,
+        dtype: str,
+        out: np.ndarray | None,
+        compute: Callable[[np.ndarray | None], np.ndarray],
+    ) -> np.ndarray:
+        """What ``compute(out)`` gives, with a column for the volume per atom where it is a feature."""
+        if not self.atomic_volume:
+            return compute(out)
+        result = kernels.output_array(out, (n_points, self.n_features), dtype)
+        result[:, :-1] = compute(None)
+        result[:, -1] = atoms.get_volume() / len(atoms)
+        return result
 
 
 def bispectrum(

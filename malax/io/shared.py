@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from malax.errors import FileError
+from malax.errors import FileError, InputError
 from malax.io import files
 from malax.io.espresso import read_xml
 from malax.io.pw_run import PwRun
@@ -30,11 +30,15 @@ def is_shared(directory: str | os.PathLike[str]) -> bool:
 
 
 def from_shared(
-    directory: str | os.PathLike[str], out: str | os.PathLike[str], overwrite: bool = True
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    overwrite: bool = True,
+    stride: int = 1,
 ) -> Snapshot:
     """Make the snapshot file ``out`` from one shared folder, e.g. ``shared/data/al/d00``.
 
-    The pseudopotential named by the XML lies in the folder or in its parent.
+    The pseudopotential named by the XML lies in the folder or in its parent. Of the LDOS every ``stride``-th
+    of the points that the folder has is kept in each direction; the density is always whole.
 
     Raises
     ------
@@ -46,11 +50,14 @@ def from_shared(
     folder = Path(directory)
     info = _info(folder)
     run = read_xml(folder / "data-file-schema.xml.gz")
-    energies, shape, stride = _ldos_head(folder / "ldos.h5")
-    if tuple(n * stride for n in shape) != run.fft_shape:
+    energies, stored, stored_stride = _ldos_head(folder / "ldos.h5")
+    if tuple(n * stored_stride for n in stored) != run.fft_shape:
         raise FileError(
-            f"{folder}/ldos.h5: {shape} points of stride {stride} do not match the grid {run.fft_shape}"
+            f"{folder}/ldos.h5: {stored} points of stride {stored_stride} do not match the grid {run.fft_shape}"
         )
+    if stride < 1 or any(n % stride for n in stored):
+        raise InputError(f"a stride of {stride} does not divide the LDOS grid {stored}: choose a divisor")
+    nx, ny, nz = (n // stride for n in stored)
     sigma = float(info["ldos"]["degauss_ldos_eV"])
     snapshot = Snapshot(
         name=str(info["name"]),
@@ -65,16 +72,17 @@ def from_shared(
         fermi_level=_fermi_level(run),
         energies=run.energies,
         density=_density(folder / "density.h5", run.fft_shape),
-        ldos_shape=shape,
+        ldos_shape=(nx, ny, nz),
         pseudopotentials={e: read_upf(_upf(folder, file)) for e, file in run.species_files.items()},
         xc=functional_name(run.functional),
         ecutrho=run.ecutrho,
         forces=run.forces,
         stress=run.stress,
-        provenance=_provenance(folder, info, run, stride),
+        provenance=_provenance(folder, info, run, stored_stride * stride),
     )
     # the data is rounded already
-    return save_snapshot(out, snapshot, _blocks(folder / "ldos.h5"), keep_bits=None, overwrite=overwrite)
+    blocks = _blocks(folder / "ldos.h5", stride)
+    return save_snapshot(out, snapshot, blocks, keep_bits=None, overwrite=overwrite)
 
 
 def _info(folder: Path) -> dict:
@@ -97,13 +105,13 @@ def _ldos_head(path: Path) -> tuple[np.ndarray, tuple[int, int, int], int]:
         raise FileError(f"{path} is missing or damaged: {error}") from error
 
 
-def _blocks(path: Path) -> Iterator[np.ndarray]:
-    """Slabs of the LDOS, one row of its chunks at a time."""
+def _blocks(path: Path, stride: int) -> Iterator[np.ndarray]:
+    """Slabs of the LDOS on every ``stride``-th point, about one row of its chunks at a time."""
     with h5py.File(path, "r") as file:
         ldos = file["ldos"]
-        step = ldos.chunks[0] if ldos.chunks else 8
+        step = -(-(ldos.chunks[0] if ldos.chunks else 8) // stride) * stride
         for start in range(0, ldos.shape[0], step):
-            yield ldos[start : start + step]
+            yield ldos[start : start + step][::stride, ::stride, ::stride]
 
 
 def _density(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
