@@ -24,6 +24,7 @@ from malax.dataset import Batch, Dataset
 from malax.emulator import Emulator
 from malax.errors import FileError, InputError, MalaxError
 from malax.evaluate import evaluate_snapshot
+from malax.generate import GenerateConfig, structures
 from malax.io.snapshot import Snapshot
 from malax.network import LDOSNetwork
 from malax.optimize import Average, OptimizerConfig, ScheduleConfig, learning_rate
@@ -406,7 +407,8 @@ def test_the_shipped_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.
     names = (
         [f"d{i:02d}" for i in range(11)] + [f"h{i:02d}" for i in range(6)] + [f"t{i:02d}" for i in range(4)]
     )
-    names += [f"{g}{i}" for g in "uvwxy" for i in range(4)] + ["s00", "s01", "s05"]
+    recipe = config.load(source.with_name("al_generate.yaml"), GenerateConfig)
+    names += [structure.name for structure in structures(recipe)] + ["s00", "s01", "s05"]
     (tmp_path / "configs").mkdir()
     (tmp_path / "data" / "al").mkdir(parents=True)
     for name in names:
