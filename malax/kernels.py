@@ -11,7 +11,9 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,9 @@ def _find(name: str) -> Path | None:
     folders += [
         Path(folder) for folder in os.environ.get("MALAX_LIBRARY_PATH", "").split(os.pathsep) if folder
     ]
+    # Python started in a source tree imports that, not what pip installed; the libraries are the same
+    with suppress(PackageNotFoundError):
+        folders.append(Path(str(distribution("malax").locate_file("malax/lib"))))
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 

@@ -38,9 +38,9 @@ class TrainConfig(Settings):
     epochs: int = Field(default=100, ge=1)
     """Visits of all training points (or of ``data.points_per_snapshot`` of each snapshot)."""
     select: Literal["total_free", "density", "loss", "last"] = "total_free"
-    """Which weights are kept: those with the smallest mean absolute error of the validation snapshots' total free
-    energy (or density), with the smallest validation loss, or those of the last epoch. The loss of the LDOS is
-    often smallest early, while energies and density still improve."""
+    """Which weights are kept: those with the smallest mean absolute error of the validation snapshots' total
+    free energy (or density), with the smallest validation loss, or those of the last epoch. The loss of the
+    LDOS is often smallest early, while energies and density still improve."""
     early_stopping: EarlyStopping | None = EarlyStopping()
     """null: train to the last epoch."""
     evaluate_every: int = Field(default=5, ge=1)

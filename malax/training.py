@@ -185,11 +185,10 @@ class Training:
 
     def _score(self, row: dict[str, Any]) -> float:
         """By what the weights are chosen, the smaller the better; infinite where this epoch does not know."""
-        select = self.config.select
-        if select == "last":
+        if self.config.select == "last":
             return -self.epoch
-        column = {"loss": "validation_loss", "total_free": "total_free_mae", "density": "density_mape"}[select]
-        score = float(row.get(column, math.inf))
+        columns = {"loss": "validation_loss", "total_free": "total_free_mae", "density": "density_mape"}
+        score = float(row.get(columns[self.config.select], math.inf))
         return score if math.isfinite(score) else math.inf
 
     def save(self) -> None:

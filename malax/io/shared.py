@@ -53,7 +53,8 @@ def from_shared(
     energies, stored, stored_stride = _ldos_head(folder / "ldos.h5")
     if tuple(n * stored_stride for n in stored) != run.fft_shape:
         raise FileError(
-            f"{folder}/ldos.h5: {stored} points of stride {stored_stride} do not match the grid {run.fft_shape}"
+            f"{folder}/ldos.h5: {stored} points of stride {stored_stride} do not match the grid "
+            f"{run.fft_shape}"
         )
     if stride < 1 or any(n % stride for n in stored):
         raise InputError(f"a stride of {stride} does not divide the LDOS grid {stored}: choose a divisor")
