@@ -74,7 +74,7 @@ def test_mpi_inference(tmp_path):
     assert "largest difference" in said
     two, one = malax.load(out / "two.h5"), malax.load(out / "one.h5")
     assert two.provenance["ranks"] == 2 and one.provenance["ranks"] == 1
-    assert len(two.atoms) == 32 and (out / "two.cube").is_file()
+    assert len(two.atoms) == 16 and (out / "two.cube").is_file()
 
 
 def test_train_from_config(tmp_path):

@@ -52,6 +52,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     axis = energy_axis(tuple(options.energies))
     rows = []
     for stride in options.stride:
+        if any(n % stride for n in run.fft_shape):
+            print(f"left out: a stride of {stride} does not divide the grid {run.fft_shape}")
+            continue
         grid = wavefunctions.strided_grid(run, stride)
 
         def ldos() -> None:
