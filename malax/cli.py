@@ -73,12 +73,17 @@ def generate(
     stride: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="With --from: keep every N-th point of the LDOS.")
     ] = None,
+    energies: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="LOW HIGH STEP", help="With --from: energies of the LDOS in eV."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
     from malax.commands import generate as command
 
-    command.generate(config, runs or [], output, {"sigma": sigma, "stride": stride}, overwrite)
+    options = {"sigma": sigma, "stride": stride, "energies": energies}
+    command.generate(config, runs or [], output, options, overwrite)
 
 
 @app.command(short_help="Train a model from a configuration file.")

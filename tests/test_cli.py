@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fakes import make_atoms, make_snapshot
 from models import tiny_model
+from qe_files import toy, write_run
 
 import malax
 from malax import cli, comm, demo, shipped
@@ -289,6 +290,19 @@ def test_generate_from_shared(run, tmp_path, shared_al):
     code, out, err = run("generate", "--from", shared_al / "d08", "-o", tmp_path / "d08.h5")
     assert code == 0, err
     assert malax.load(tmp_path / "d08.h5").name == "d08"
+
+
+def test_generate_from_a_run_on_other_energies(run, tmp_path):
+    write_run(tmp_path / "one", toy())
+    out = tmp_path / "one.h5"
+    options = ("-o", out, "--energies", -20, 30, 0.5, "--sigma", 0.6)
+    code, _, err = run("generate", "--from", tmp_path / "one", *options)
+    assert code == 0, err
+    snapshot = malax.load(out)
+    np.testing.assert_allclose(snapshot.energy_grid, np.linspace(-20, 30, 101))
+    assert snapshot.sigma == 0.6
+    with_recipe = run("generate", tmp_path / "recipe.yaml", "--energies", -20, 30, 0.5)
+    refused(with_recipe, "--energies goes with --from")
 
 
 # the entry point
