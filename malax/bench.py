@@ -91,7 +91,7 @@ def _energies(emulator: Emulator, atoms: Atoms, grid: Grid) -> float:
     def compute() -> Any:
         if set(atoms.get_chemical_symbols()) <= set(emulator.pseudopotentials):
             return total_free_energy(
-                atoms, density, 0.0, 0.0, {**emulator.pseudopotentials}, xc=info.xc, ecutrho=info.ecutrho
+                atoms, density, 0.0, 0.0, emulator.pseudopotentials, xc=info.xc, ecutrho=info.ecutrho
             )
         return hartree_energy(density, grid)
 

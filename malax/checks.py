@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from ase import Atoms
 
+from malax.descriptors.structure import check_finite, nearest_pair
 from malax.errors import InputError
 from malax.grid import Grid, same_cell
 from malax.model_file import ModelInfo
@@ -33,14 +34,8 @@ def check_atoms(atoms: Atoms, elements: Iterable[str] | None = None) -> None:
         no atoms, NaN, an empty cell, not periodic, overlapping atoms, or elements that are not among
         ``elements`` (those of the model).
     """
-    if len(atoms) == 0:
-        raise InputError("the structure has no atoms")
-    cell, positions = atoms.cell.array, atoms.positions
-    if not np.isfinite(cell).all():
-        raise InputError("the cell of the structure holds NaN or infinity")
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
-        raise InputError(f"the position of atom {bad[0]} ({atoms.symbols[bad[0]]}) is NaN or infinity")
+    check_finite(atoms)
+    cell = atoms.cell.array
     lengths = np.linalg.norm(cell, axis=1)
     if (lengths == 0).any() or abs(np.linalg.det(cell)) < 1e-8 * lengths.prod():
         raise InputError("the cell is empty or degenerate: three independent lattice vectors are needed")
@@ -61,14 +56,9 @@ def check_atoms(atoms: Atoms, elements: Iterable[str] | None = None) -> None:
 
 
 def _check_overlap(atoms: Atoms) -> None:
-    from vesin import NeighborList
-
-    pairs = NeighborList(cutoff=CLOSEST, full_list=False).compute(
-        points=atoms.positions, box=atoms.cell.array, periodic=True, quantities="ijd"
-    )
-    if len(pairs[2]):
-        nearest = int(np.argmin(pairs[2]))
-        i, j, distance = (column[nearest] for column in pairs)
+    pair = nearest_pair(atoms, CLOSEST)
+    if pair is not None:
+        i, j, distance = pair
         names = f"{atoms.symbols[i]}, {atoms.symbols[j]}"
         raise InputError(
             f"atoms {i} and {j} ({names}) overlap: they are {distance:.3f} A apart, at least "

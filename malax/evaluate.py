@@ -20,7 +20,7 @@ from malax.baselines import SAME_TEMPERATURE, baselines
 from malax.emulator import Emulator
 from malax.energies import Energies
 from malax.errors import InputError
-from malax.fields import plane, resample
+from malax.fields import percentage_error, plane, resample
 from malax.io.snapshot import Snapshot
 from malax.model_file import ModelInfo
 from malax.result import Result
@@ -187,7 +187,7 @@ def from_own_ldos(snapshot: Snapshot) -> tuple[Energies, np.ndarray, float]:
         density,
         found.band_energy,
         found.entropy_term,
-        {**snapshot.pseudopotentials},
+        snapshot.pseudopotentials,
         xc=snapshot.xc,
         ecutrho=snapshot.ecutrho,
     )
@@ -243,11 +243,7 @@ def _difference(mine: dict[str, float], dft: dict[str, float], n_atoms: int) -> 
 
 
 def _mape(density: np.ndarray, reference: np.ndarray | None) -> float | None:
-    if reference is None:
-        return None
-    # vacuum, where a percentage has no meaning, is left out
-    there = np.abs(reference) > 1e-6 * np.abs(reference).max()
-    return float(100 * np.mean(np.abs(density - reference)[there] / np.abs(reference[there])))
+    return None if reference is None else percentage_error(density, reference)
 
 
 def _absolute(density: np.ndarray, snapshot: Snapshot) -> float | None:

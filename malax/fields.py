@@ -42,6 +42,12 @@ def _resized(spectrum: np.ndarray, axis: int, n: int) -> np.ndarray:
     return np.moveaxis(out, 0, axis)
 
 
+def percentage_error(density: np.ndarray, reference: np.ndarray) -> float:
+    """(100/n) sum |dn|/|n| over points; vacuum, where a percentage means nothing, is left out."""
+    there = np.abs(reference) > 1e-6 * np.abs(reference).max()
+    return float(100 * np.mean(np.abs(density - reference)[there] / np.abs(reference[there])))
+
+
 def plane(
     field: np.ndarray, cell: np.ndarray, axis: str, position: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -195,7 +195,7 @@ def _energies_of(emulator: Emulator, atoms: Atoms, grid: Grid, final: Final, den
             density,
             found.band_energy,
             found.entropy_term,
-            {**emulator.pseudopotentials},
+            emulator.pseudopotentials,
             xc=info.xc,
             ecutrho=info.ecutrho,
         )

@@ -29,9 +29,8 @@ from malax.comm import Comm, SerialComm
 from malax.energies import Energies
 from malax.errors import FileError, InputError, MachineError
 from malax.grid import Grid
+from malax.io import hdf5
 from malax.io.cube import write_cube
-from malax.io.files import atomic_path
-from malax.io.hdf5 import open_format
 from malax.io.snapshot import FORMAT as SNAPSHOT_FORMAT
 from malax.io.snapshot import Snapshot
 from malax.units import BOHR
@@ -113,7 +112,7 @@ class Result:
         """
         if self.comm.rank == 0:
             _check_space(Path(path).parent, self._bytes())
-            with atomic_path(path, overwrite) as temporary, h5py.File(temporary, "w") as file:
+            with hdf5.create(path, overwrite) as file:
                 self._write_small(file)
                 self._write_fields(file)
         else:
@@ -130,21 +129,18 @@ class Result:
         file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, grid=np.array(self.grid.shape))
         for name in ("provenance", "timings", "notes", "warnings"):
             file.attrs[name] = json.dumps(getattr(self, name))
+        hdf5.put_structure(file, self.atoms)
         for name, value, unit in (
-            ("structure/cell", self.atoms.cell.array, "A"),
-            ("structure/positions", self.atoms.positions, "A"),
-            ("structure/numbers", self.atoms.numbers, "1"),
-            ("structure/pbc", self.atoms.pbc, "1"),
             ("temperature", self.temperature, "K"),
             ("fermi_level", self.fermi_level, "eV"),
             ("n_electrons", self.n_electrons, "1"),
             ("energy_grid", self.energy_grid, "eV"),
             ("dos", self.dos, "1/eV"),
         ):
-            file.create_dataset(name, data=value).attrs["unit"] = unit
+            hdf5.put(file, name, value, unit)
         for term, energy in self.energies.as_dict().items():
             if energy is not None:
-                file.create_dataset(f"energies/{term}", data=energy).attrs["unit"] = "eV"
+                hdf5.put(file, f"energies/{term}", energy, "eV")
 
     def _write_fields(self, file: h5py.File | None) -> None:
         """Collective: rank 0 has the file, the others have None and only send."""
@@ -174,7 +170,7 @@ class Result:
         """
         path = Path(path)
         try:
-            with open_format(path, FORMAT, FORMAT_VERSION) as file:
+            with hdf5.open_format(path, FORMAT, FORMAT_VERSION) as file:
                 result = cls._read(file)
         except (KeyError, OSError, ValueError, TypeError) as error:
             if isinstance(error, FileError):

@@ -16,7 +16,7 @@ from malax.comm import Comm
 from malax.dataset import Dataset
 from malax.energies import total_free_energy
 from malax.errors import InputError
-from malax.fields import resample
+from malax.fields import percentage_error, resample
 from malax.io.snapshot import Snapshot
 from malax.loss import Loss
 from malax.network import LDOSNetwork
@@ -79,24 +79,15 @@ def snapshot_errors(network: LDOSNetwork, dataset: Dataset, index: int, device: 
         density[rows.order[start : start + batch.total]] = values.cpu().numpy()
     fine = resample(density.reshape(s.ldos_shape), s.density_grid.shape)
     band, entropy, level = map(float, (found.band_energy, found.entropy_term, found.fermi_level))
-    pseudopotentials: dict[str, Any] = dict(s.pseudopotentials)
-    total = total_free_energy(s.atoms, fine, band, entropy, pseudopotentials, xc=s.xc, ecutrho=s.ecutrho)
+    total = total_free_energy(s.atoms, fine, band, entropy, s.pseudopotentials, xc=s.xc, ecutrho=s.ecutrho)
     return Errors(
         band=_per_atom(s, "band", band),
         total_free=_per_atom(s, "total_free", total.total_free),
         entropy_term=_per_atom(s, "entropy_term", entropy),
         fermi_level=1e3 * (level - s.fermi_level),
-        density_mape=_mape(fine, s.density),
+        density_mape=float("nan") if s.density is None else percentage_error(fine, s.density),
     )
 
 
 def _per_atom(snapshot: Snapshot, term: str, value: Any) -> float:
     return 1e3 * (float(value) - snapshot.energies.get(term, float("nan"))) / len(snapshot.atoms)
-
-
-def _mape(density: np.ndarray, reference: np.ndarray | None) -> float:
-    """Mean absolute percentage error where there is any density (not in vacuum)."""
-    if reference is None:
-        return float("nan")
-    there = reference > 1e-6 * reference.max()
-    return float(100 * np.mean(np.abs(density - reference)[there] / reference[there]))

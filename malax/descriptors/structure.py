@@ -29,19 +29,40 @@ def check_structure(atoms: Atoms) -> None:
     positions, cell, pbc = atoms.positions, atoms.cell.array, np.asarray(atoms.pbc)
     if _sound and all(map(np.array_equal, _sound, (positions, cell, pbc))):
         return
-    if len(atoms) == 0:
-        raise InputError("the structure has no atoms")
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
-        raise InputError(f"the position of atom {bad[0]} ({atoms.symbols[bad[0]]}) is NaN or infinity")
-    if not np.isfinite(cell).all():
-        raise InputError("the cell of the structure holds NaN or infinity")
+    check_finite(atoms)
     periodic = cell[pbc]
     lengths = np.linalg.norm(periodic, axis=1)
     if (lengths == 0).any() or np.prod(_singular_values(periodic)) < 1e-8 * lengths.prod():
         raise InputError("the cell is empty or degenerate: its periodic lattice vectors must be independent")
     _check_overlap(atoms)
     _sound[:] = [positions.copy(), cell.copy(), pbc.copy()]
+
+
+def check_finite(atoms: Atoms) -> None:
+    """InputError for a structure without atoms, or with NaN or infinity."""
+    if len(atoms) == 0:
+        raise InputError("the structure has no atoms")
+    bad = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+    if len(bad):
+        raise InputError(f"the position of atom {bad[0]} ({atoms.symbols[bad[0]]}) is NaN or infinity")
+    if not np.isfinite(atoms.cell.array).all():
+        raise InputError("the cell of the structure holds NaN or infinity")
+
+
+def nearest_pair(atoms: Atoms, cutoff: float) -> tuple[int, int, float] | None:
+    """The two atoms nearest to each other and their distance (A), None if none are within ``cutoff`` (A)."""
+    from vesin import NeighborList
+
+    i, j, distances = NeighborList(cutoff=cutoff, full_list=False).compute(
+        points=atoms.positions,
+        box=complete_cell(atoms.cell.array),
+        periodic=list(atoms.pbc),
+        quantities="ijd",
+    )
+    if not len(distances):
+        return None
+    nearest = int(np.argmin(distances))
+    return int(i[nearest]), int(j[nearest]), float(distances[nearest])
 
 
 def numbered_species(atoms: Atoms, weights: Mapping[str, float] | None) -> tuple[np.ndarray, np.ndarray]:
@@ -74,16 +95,9 @@ def _singular_values(rows: np.ndarray) -> np.ndarray:
 
 
 def _check_overlap(atoms: Atoms) -> None:
-    from vesin import NeighborList
-
-    pairs = NeighborList(cutoff=CLOSEST, full_list=False).compute(
-        points=atoms.positions,
-        box=complete_cell(atoms.cell.array),
-        periodic=list(atoms.pbc),
-        quantities="ijd",
-    )
-    if len(pairs[2]):
-        i, j, distance = (column[int(np.argmin(pairs[2]))] for column in pairs)
+    pair = nearest_pair(atoms, CLOSEST)
+    if pair is not None:
+        i, j, distance = pair
         images = "" if i != j else " (periodic images of one atom)"
         raise InputError(
             f"atoms {i} and {j} ({atoms.symbols[i]}, {atoms.symbols[j]}) overlap: they are {distance:.2g} A "

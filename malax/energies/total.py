@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -70,7 +71,7 @@ def total_free_energy(
     density: np.ndarray | torch.Tensor,
     band_energy: float | torch.Tensor,
     entropy_term: float | torch.Tensor,
-    pseudopotentials: dict[str, str | os.PathLike[str] | Pseudopotential],
+    pseudopotentials: Mapping[str, str | os.PathLike[str] | Pseudopotential],
     xc: str = "PBE",
     ecutrho: float | None = None,
 ) -> Energies:

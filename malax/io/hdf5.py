@@ -11,6 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from ase import Atoms
 
 from malax.errors import FileError
 from malax.io.files import atomic_path
@@ -134,6 +135,14 @@ def open_format(path: str | os.PathLike[str], expected: str, version: int) -> h5
 def put(file: h5py.File, name: str, value: Any, unit: str, **options: Any) -> None:
     """Write one dataset with its unit as an attribute."""
     file.create_dataset(name, data=value, **options).attrs["unit"] = unit
+
+
+def put_structure(file: h5py.File, atoms: Atoms) -> None:
+    """Write a structure into the group ``structure``."""
+    put(file, "structure/cell", atoms.cell.array, "A")
+    put(file, "structure/positions", atoms.positions, "A")
+    put(file, "structure/numbers", atoms.numbers, "1")
+    put(file, "structure/pbc", atoms.pbc, "1")
 
 
 def reason(error: Exception) -> str:

@@ -33,7 +33,7 @@ from ase import Atoms
 from malax.errors import FileError, InputError
 from malax.grid import Grid
 from malax.io import files, hdf5
-from malax.io.hdf5 import open_format, put, reason, round_mantissa
+from malax.io.hdf5 import open_format, put, put_structure, reason, round_mantissa
 from malax.io.snapshot_checks import ENERGY_TERMS, check_dos, check_fields
 from malax.io.upf import Pseudopotential
 
@@ -201,11 +201,8 @@ def save_snapshot(
 def _write_fields(file: h5py.File, s: Snapshot) -> None:
     file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION, name=s.name, xc=s.xc)
     file.attrs["provenance"] = json.dumps(s.provenance)
+    put_structure(file, s.atoms)
     for name, value, unit in (
-        ("structure/cell", s.atoms.cell.array, "A"),
-        ("structure/positions", s.atoms.positions, "A"),
-        ("structure/numbers", s.atoms.numbers, "1"),
-        ("structure/pbc", s.atoms.pbc, "1"),
         ("energy_grid", s.energy_grid, "eV"),
         ("temperature", s.temperature, "K"),
         ("n_electrons", s.n_electrons, "1"),

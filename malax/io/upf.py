@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def read_upf(path: str | os.PathLike[str]) -> Pseudopotential:
 
 
 def resolve(
-    pseudopotentials: dict[str, str | os.PathLike[str] | Pseudopotential], symbols: list[str]
+    pseudopotentials: Mapping[str, str | os.PathLike[str] | Pseudopotential], symbols: list[str]
 ) -> dict[str, Pseudopotential]:
     """The pseudopotential of each element in ``symbols``; paths are read.
 
