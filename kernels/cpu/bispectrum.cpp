@@ -82,7 +82,7 @@ class Bispectrum {
 
     void run(int threads, T *out) {
         const int64_t lanes = isa_.lanes, blocks = (n_points_ + lanes - 1) / lanes;
-        const size_t scratch = rounded(size_t(lanes * snap_scratch(tables_.twojmax, tables_.n_elements)));
+        const size_t scratch = rounded(size_t(lanes * snap_scratch(tables_)));
         const size_t features = rounded(size_t(lanes * tables_.n_features));
         threads = int(std::min<int64_t>(threads, blocks));
         const auto memory = aligned_array<T>(threads * (scratch + features));

@@ -1,15 +1,19 @@
 // The bispectrum of one block of points, one point per lane. Compiled once per ISA level; see common.h
 // for what that forbids.
-#include "formulas/snap.h"
-
 #include "simd.h"
+
+#include "formulas/snap_expansion.h"
+#include "formulas/snap_quadrature.h"
+#include "formulas/snap_rotation.h"
 
 MALAX_NAMESPACE_BEGIN
 
 namespace {
 
+#define MALAX_NOINLINE __attribute__((noinline))
+
 // One neighbour of all points of the block: geometry in double (differences of coordinates lose digits),
-// the rest in T.
+// the rest in T. q: (ar, ai, br, bi, weight) of all lanes.
 template <class T, int W>
 inline void rotations(const double *points, const double *image, const SnapConstants &constants, T *q) {
     double dx[W], dy[W], dz[W], theta[W], fade[W], inverse_r[W], weight[W];
@@ -35,31 +39,94 @@ inline void rotations(const double *points, const double *image, const SnapConst
     }
 }
 
-template <class T>
-inline void snap_block(const SnapBlock<T> &block) {
+// The stages are functions of their own: as one, compilers take minutes.
+template <int J, int N, class R>
+MALAX_NOINLINE void add_neighbours(int twojmax, const int32_t *classes, const SnapPowers<N, R> &powers, R *sums) {
+    snap_add_neighbours<J, N>(twojmax, classes, powers, sums);
+}
+
+template <int J, class T, class R>
+MALAX_NOINLINE void sphere(const SnapTablesView<T> &t, const T *c, const R *layers, R *rows) {
+    snap_sphere<J>(t, c, layers, rows);
+}
+
+template <int J, int H, class T, class R>
+MALAX_NOINLINE void functions(const SnapTablesView<T> &t, const R *rows, R *f) {
+    snap_functions<J, H, VECTOR_REGISTERS >= 32 ? H : (H + 1) / 2>(t, rows, f);
+}
+
+template <int J, int H, class R>
+MALAX_NOINLINE void products(const SnapCouplings &couplings, const R *f, R *out) {
+    snap_products<J, 2 * H, VECTOR_REGISTERS >= 32 ? 2 * H : H>(couplings, f, out);
+}
+
+// The sums over neighbours. Where N does not divide their number, rotations of weight zero fill up.
+template <class T, int J, int N>
+inline void expand(const SnapBlock<T> &block, typename Simd<T>::type *sums) {
     constexpr int W = Simd<T>::lanes;
     typedef typename Simd<T>::type R;
     const SnapTablesView<T> &t = *block.tables;
-    const int row_size = 2 * (t.twojmax + 2);
-    R *total = reinterpret_cast<R *>(block.scratch);
-    R *row = total + 2 * t.n_elements;
-    R *next = row + row_size;
-    R *scaled = next + row_size;
-    const R zero = {};
-    for (int i = 0; i < 2 * t.n_elements; ++i) total[i] = zero;
-    for (int64_t n = 0; n < block.n_neighbours; ++n) {
-        alignas(64) T q[5 * W];
-        rotations<T, W>(block.points, block.images + 4 * int64_t(block.neighbours[n]), *block.constants, q);
-        const R *v = reinterpret_cast<const R *>(q);
-        snap_add_neighbour(t.twojmax, t.layer, v[0], v[1], v[2], v[3], v[4], total, row, next);
+    for (int i = 0; i < t.expansion_size; ++i) sums[i] = R{};
+    const SnapPowers<N, R> powers(t.twojmax, sums + t.expansion_size);
+    for (int64_t first = 0; first < block.n_neighbours; first += N) {
+        for (int k = 0; k < N; ++k) {
+            alignas(64) T q[5 * W] = {};
+            if (first + k < block.n_neighbours) {
+                const double *image = block.images + 4 * int64_t(block.neighbours[first + k]);
+                rotations<T, W>(block.points, image, *block.constants, q);
+            }
+            snap_powers<J, N>(t.twojmax, reinterpret_cast<const R *>(q), k, powers);
+        }
+        add_neighbours<J>(t.twojmax, t.classes, powers, sums);
     }
-    snap_finish_totals(t, total);
+}
+
+// All components / (j + 1) from the layers of U. H: half the number of angles gamma.
+template <class T, int J, int H>
+inline void components(const SnapTablesView<T> &t, const typename Simd<T>::type *layers,
+                       typename Simd<T>::type *memory, typename Simd<T>::type *out) {
+    typedef typename Simd<T>::type R;
+    R *rows = memory, *f = rows + 8 * t.n_rows;
+    for (int i = 0; i < t.n_features; ++i) out[i] = R{};
+    snap_squares(t, layers, out);
+    for (int i = 0; i < t.n_bases; ++i) {
+        sphere<J>(t, t.sphere + int64_t(i) * t.sphere_size, layers, rows);
+        for (int k = 0; k < 4; ++k) {
+            if ((t.bases[i].points >> k & 1) == 0) continue;
+            functions<J, H>(t, rows + 2 * k * t.n_rows, f);
+            products<J, H>(*t.couplings, f, out);
+        }
+    }
+}
+
+// J: twojmax, or 0 if there is no code for just this one.
+template <class T, int J, int H>
+MALAX_NOINLINE void snap_block(const SnapBlock<T> &block) {
+    typedef typename Simd<T>::type R;
+    const SnapTablesView<T> &t = *block.tables;
+    R *layers = reinterpret_cast<R *>(block.scratch), *memory = layers + t.layers_size;
     R *out = reinterpret_cast<R *>(block.out);
+    expand<T, J, VECTOR_REGISTERS >= 32 ? SNAP_NEIGHBOURS : SNAP_NEIGHBOURS / 2>(block, memory);
+    snap_layers(t, memory, layers);
+    components<T, J, H>(t, layers, memory, out);
     for (int i = 0; i < t.n_features; ++i) {
-        const SnapTriple &triple = t.triples[i];
-        R b = snap_component(t, triple, total, scaled);
-        if (block.constants->bzero) b -= T(triple.bzero);
-        out[triple.feature] = b;
+        const T scale = t.scale[i];
+        out[i] = block.constants->bzero ? (out[i] - 1) * scale : out[i] * scale;
+    }
+}
+
+template <class T>
+inline void snap_block(const SnapBlock<T> &block) {
+    switch (block.tables->twojmax) {
+        case 6: return snap_block<T, 6, snap_half_angles(6)>(block);
+        case 8: return snap_block<T, 8, snap_half_angles(8)>(block);
+        case 10: return snap_block<T, 10, snap_half_angles(10)>(block);
+        case 12: return snap_block<T, 12, snap_half_angles(12)>(block);
+    }
+    switch (block.tables->n_angles / 2) {
+        case snap_half_angles(2): return snap_block<T, 0, snap_half_angles(2)>(block);
+        case snap_half_angles(7): return snap_block<T, 0, snap_half_angles(7)>(block);
+        case snap_half_angles(11): return snap_block<T, 0, snap_half_angles(11)>(block);
     }
 }
 

@@ -15,5 +15,20 @@
 #define MALAX_ISA portable
 #endif
 
+// Sums of products are written fused(x, y, z) = x y + z, one rounding where the machine can; the kernels that
+// use it are compiled without contraction. Left to the compiler, which products are fused may differ
+// between copies of the same line, and a result would depend on where in a block its point lies.
 #define MALAX_NAMESPACE_BEGIN namespace malax { namespace MALAX_ISA {
 #define MALAX_NAMESPACE_END } }
+
+MALAX_NAMESPACE_BEGIN
+
+#if defined(__CUDACC__) || defined(__FMA__) || defined(__aarch64__)
+MALAX_HD float fused(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+MALAX_HD double fused(double x, double y, double z) { return __builtin_fma(x, y, z); }
+#else
+MALAX_HD float fused(float x, float y, float z) { return x * y + z; }
+MALAX_HD double fused(double x, double y, double z) { return x * y + z; }
+#endif
+
+MALAX_NAMESPACE_END

@@ -3,30 +3,47 @@
 
 #include <cstdint>
 
+#include "snap_couplings.h"
+
 namespace malax {
 
-// B_{j1 j2 j} (all j doubled) is a sum over three layers of U that is symmetric in the three up to a
-// factor, so the sum is done as U_a x U_b -> U_c with a and b equal wherever two of the three are: then
-// only half of the row pairs is needed. scale holds the factor back to (j1, j2, j) and the 2 of the half-plane.
-struct SnapTriple {
-    int32_t ja, jb, jc;
-    int32_t same;     // ja == jb
-    int32_t feature;  // index in LAMMPS order
-    int32_t cg;       // offset of C(ma, mb) = <ja ma jb mb | jc ma+mb> in `cg` and `cg_rows`, (ja+1, jb+1)
-    double scale;
-    double bzero;     // what bzeroflag subtracts: j + 1
+// Where a sum over neighbours becomes one or two elements of U; see snap_expansion.h.
+struct SnapElement {
+    int32_t first, second;                 // offsets of the sums (re, im) in the expansion, of c+ and c-
+    int32_t first_stride, second_stride;   // from one order of the polynomials to the next
+    int32_t first_radial, second_radial;   // offsets of their coefficients in `radial`
+    int32_t n;                             // highest order: n + 1 coefficients
+    int32_t target;                        // offset in the layers: two values of m = 0, else four
+    int32_t kind;                          // a SnapElementKind
+    int32_t diagonal;                      // 1: the point's own contribution is added (to c- of a pair)
+    int32_t odd;                           // SNAP_MIRRORED: 1 if the mirror image changes sign
+};
+
+enum SnapElementKind {
+    SNAP_SINGLE = 0,   // m = 0: c
+    SNAP_PAIR = 1,     // m > 0: c+ + c-, c+ - c-
+    SNAP_MIRRORED = 2  // the same where c+ is the mirror image of c- (row 2 mb = j)
+};
+
+// Points of the sphere that share the sums over m: (beta, +-alpha) and (pi - beta, +-alpha).
+struct SnapBase {
+    int32_t points;  // bit 0: (beta, alpha); 1: (beta, -alpha); 2: (pi - beta, alpha); 3: (pi - beta, -alpha)
 };
 
 template <class T>
 struct SnapTablesView {
-    int32_t twojmax, n_features, n_elements;  // n_elements: complex elements of all layers, full planes
-    const int32_t *layer;                     // (twojmax + 1) first element of layer j; element (mb, ma) is
-                                              // layer[j] + mb (j + 1) + ma
-    const T *norm;                            // (n_elements) from the scaled recursion to U
-    const SnapTriple *triples;                // (n_features)
-    const T *cg;                              // Clebsch-Gordan coefficients of all triples
-    const T *cg_rows;                         // the same for pairs of rows: doubled above the diagonal and zero
-                                              // below it where ja == jb
+    int32_t twojmax, n_features, n_rows, n_bases, n_elements, n_angles;
+    int32_t expansion_size, layers_size;  // in values: sums over neighbours; layers of U
+    const int32_t *classes;               // (twojmax + 1, twojmax + 1) offset of the sums of |p|, |q|
+    const SnapElement *elements;          // (n_elements)
+    const T *radial;                      // from Chebyshev polynomials to the elements of U
+    const T *signs;                       // (n_rows) factor of a row at pi - beta
+    const SnapBase *bases;                // (n_bases)
+    const T *sphere;                      // (n_bases, sphere_size): per row [m = 0: 1 value] then 4 per m > 0
+    int32_t sphere_size;
+    const T *cosines, *sines;             // (twojmax + 1, n_angles / 2): of mu gamma, first index 2 mu
+    const SnapCouplings *couplings;
+    const T *scale;                       // (n_features) j + 1
 };
 
 struct SnapConstants {
@@ -45,14 +62,20 @@ struct SnapBlock {
     int64_t n_neighbours;
     const int32_t *neighbours;   // indices of images, ascending
     const double *images;        // (n_images, 4): x, y, z, weight
-    T *scratch;                  // snap_scratch(twojmax) * lanes values, 64-byte aligned
+    T *scratch;                  // snap_scratch values per lane, 64-byte aligned
     T *out;                      // (n_features, lanes)
 };
 
-// Values of type T per lane that a block needs beside its input.
-inline int64_t snap_scratch(int64_t twojmax, int64_t n_elements) {
-    const int64_t row = 2 * (twojmax + 2);
-    return 2 * n_elements + 2 * row + 2 * (twojmax + 1) * (twojmax + 1);
+constexpr int SNAP_NEIGHBOURS = 4;  // added to the sums at a time, at most
+
+// Values of type T per lane that a block needs beside its input: the layers, and the larger of the sums over
+// neighbours with their powers and the functions at the points of the quadrature.
+template <class T>
+int64_t snap_scratch(const SnapTablesView<T> &t) {
+    const int64_t powers = SNAP_NEIGHBOURS * (5 * int64_t(t.twojmax + 1) + 8);
+    const int64_t expansion = t.expansion_size + powers;
+    const int64_t quadrature = 8 * int64_t(t.n_rows) + int64_t(t.twojmax + 1) * t.n_angles;
+    return t.layers_size + (expansion > quadrature ? expansion : quadrature);
 }
 
 }  // namespace malax

@@ -1,4 +1,4 @@
-// Internal parts: coupling coefficients, the order of points, neighbour lists, and the series of snap.h.
+// Internal parts: tables of the bispectrum, the order of points, neighbour lists, and series for sine and cosine.
 #include <algorithm>
 #include <random>
 
@@ -6,36 +6,72 @@
 #include "cpu/blocks.h"
 #include "cpu/neighbours.h"
 #include "cpu/snap_tables.h"
-#include "formulas/snap.h"
+#include "cpu/sphere_rule.h"
+#include "formulas/snap_rotation.h"
 
 using namespace malax;
 
-TEST(clebsch_gordan_rows_are_orthonormal) {
-    for (int ja = 0; ja <= SNAP_LARGEST; ++ja) {
-        for (int jb = 0; jb <= ja; ++jb) {
-            for (int j = ja - jb; j <= ja + jb; j += 2) {
-                for (int k = j; k <= ja + jb; k += 2) {
-                    // projection 0 or 1/2 is in both
+// Spherical harmonics up to a rule's degree integrate to zero: sums of powers x^a y^b z^c against the exact integral.
+TEST(lebedev_rules_are_exact) {
+    for (int degree = 3; degree <= 21; degree += 2) {
+        const std::vector<SpherePoint> points = lebedev_rule(degree);
+        for (int a = 0; a <= degree; ++a) {
+            for (int b = 0; a + b <= degree; ++b) {
+                for (int c = 0; a + b + c <= degree; ++c) {
                     double sum = 0;
-                    for (int ma = 0; ma <= ja; ++ma) {
-                        const int mb = (ja + jb) / 2 - ma;
-                        if (mb < 0 || mb > jb) continue;
-                        sum += clebsch_gordan(ja, ma, jb, mb, j) * clebsch_gordan(ja, ma, jb, mb, k);
+                    for (const SpherePoint &p : points) {
+                        sum += p.weight * std::pow(p.x, a) * std::pow(p.y, b) * std::pow(p.z, c);
                     }
-                    CHECK_CLOSE(sum, j == k, 1e-11);
+                    const bool odd = (a | b | c) & 1;
+                    const double exact = std::tgamma((a + 1) / 2.0) * std::tgamma((b + 1) / 2.0) *
+                                         std::tgamma((c + 1) / 2.0) / std::tgamma((a + b + c + 3) / 2.0) /
+                                         (2 * std::acos(-1.0));
+                    CHECK_CLOSE(sum, odd ? 0 : exact, 2e-15);
                 }
             }
         }
     }
 }
 
-TEST(clebsch_gordan_known_values) {
-    CHECK_CLOSE(clebsch_gordan(1, 1, 1, 0, 0), std::sqrt(0.5), 1e-15);   // <1/2 1/2 1/2 -1/2 | 0 0>
-    CHECK_CLOSE(clebsch_gordan(1, 0, 1, 1, 0), -std::sqrt(0.5), 1e-15);
-    CHECK_CLOSE(clebsch_gordan(2, 1, 2, 1, 4), std::sqrt(2.0 / 3), 1e-15);  // <1 0 1 0 | 2 0>
-    CHECK_CLOSE(clebsch_gordan(2, 1, 2, 1, 2), 0, 1e-15);                   // <1 0 1 0 | 1 0>
-    CHECK_CLOSE(clebsch_gordan(3, 3, 1, 0, 2), std::sqrt(3.0) / 2, 1e-15);  // <3/2 3/2 1/2 -1/2 | 1 1>
-    CHECK(clebsch_gordan(2, 2, 2, 2, 2) == 0);                              // m = 2 is not in spin 1
+TEST(wigner_d_rows_are_orthonormal) {
+    for (int j = 0; j <= SNAP_LARGEST; ++j) {
+        for (double beta : {0.0, 0.3, 1.1, 2.9, std::acos(-1.0)}) {
+            for (int m = 0; m <= j; ++m) {
+                for (int n = 0; n <= j; ++n) {
+                    double sum = 0;
+                    for (int k = 0; k <= j; ++k) sum += wigner_d(j, m, k, beta) * wigner_d(j, n, k, beta);
+                    CHECK_CLOSE(sum, m == n, 1e-13);
+                }
+            }
+        }
+    }
+}
+
+TEST(wigner_d_known_values) {
+    const double beta = 0.7;
+    CHECK_CLOSE(wigner_d(1, 0, 0, beta), std::cos(beta / 2), 1e-15);
+    CHECK_CLOSE(wigner_d(1, 1, 0, beta), std::sin(beta / 2), 1e-15);
+    CHECK_CLOSE(wigner_d(1, 0, 1, beta), -std::sin(beta / 2), 1e-15);
+    CHECK_CLOSE(wigner_d(2, 1, 1, beta), std::cos(beta), 1e-15);  // Legendre polynomials in the middle
+    CHECK_CLOSE(wigner_d(4, 2, 2, beta), 1.5 * std::cos(beta) * std::cos(beta) - 0.5, 1e-15);
+}
+
+TEST(couplings_cover_every_triple_once) {
+    for (int twojmax = SNAP_SMALLEST; twojmax <= SNAP_LARGEST; ++twojmax) {
+        const SnapCouplings couplings = snap_couplings(twojmax);
+        std::vector<int> times(couplings.n_features, 0);
+        for (int j = 0; j <= twojmax; ++j) ++times[couplings.squares[j]];
+        for (int i = 0; i < couplings.n_products; ++i) {
+            const SnapProduct &product = couplings.products[i];
+            for (int k = product.first; k < product.last; ++k) {
+                const int c = couplings.thirds[k].c;
+                CHECK((product.a + product.b + c) % 2 == 0);
+                CHECK(c >= std::abs(product.a - product.b) && c <= product.a + product.b);
+                ++times[couplings.thirds[k].feature];
+            }
+        }
+        for (int n : times) CHECK(n == 1);
+    }
 }
 
 TEST(number_of_features) {
