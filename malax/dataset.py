@@ -52,6 +52,8 @@ class DataConfig(Settings):
 
     The validation loss uses as many, always the same ones; the errors in meV/atom use all points.
     """
+    points_per_atom: int | None = Field(default=None, gt=0)
+    """The same as a number for each atom of a snapshot: for cells of different size, or grids of different density."""
     batch_size: int = Field(default=512, gt=0)
     """Points per step of the optimiser, of all ranks together."""
     pool_rows: int = Field(default=65536, gt=0)
@@ -65,6 +67,8 @@ class DataConfig(Settings):
                 if path in seen:
                     raise ValueError(f"{path.name} is named under {seen[path]} and under {role}")
                 seen[path] = role
+        if self.points_per_snapshot is not None and self.points_per_atom is not None:
+            raise ValueError("give points_per_snapshot or points_per_atom, not both")
         if self.pool_rows < self.batch_size:
             raise ValueError(f"pool_rows ({self.pool_rows}) must not be below batch_size ({self.batch_size})")
         return self
@@ -145,17 +149,20 @@ class Dataset:
         """Points of all snapshots together."""
         return sum(rows.n_points for rows in self.rows)
 
-    def take(self, points_per_snapshot: int | float | None) -> list[int]:
+    def take(self, config: DataConfig) -> list[int]:
         """Points that an epoch uses of each snapshot."""
-        if points_per_snapshot is None:
-            return [rows.n_points for rows in self.rows]
-        if isinstance(points_per_snapshot, float):
-            return [max(1, round(points_per_snapshot * rows.n_points)) for rows in self.rows]
-        return [min(points_per_snapshot, rows.n_points) for rows in self.rows]
+        n_points = [rows.n_points for rows in self.rows]
+        if config.points_per_atom is not None:
+            wanted = [config.points_per_atom * len(s.atoms) for s in self.snapshots]
+        elif isinstance(config.points_per_snapshot, float):
+            wanted = [max(1, round(config.points_per_snapshot * n)) for n in n_points]
+        else:
+            wanted = [config.points_per_snapshot or n for n in n_points]
+        return [min(pair) for pair in zip(wanted, n_points, strict=True)]
 
     def n_batches(self, config: DataConfig) -> int:
         """Batches per epoch (an incomplete last one is left out, unless it is the only one)."""
-        return max(1, sum(self.take(config.points_per_snapshot)) // config.batch_size)
+        return max(1, sum(self.take(config)) // config.batch_size)
 
     def batches(
         self, config: DataConfig, seed: int, epoch: int, comm: Comm, skip: int = 0
@@ -170,7 +177,7 @@ class Dataset:
 
     def _pools(self, config: DataConfig, seed: int, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Mixed rows (n, F + E) float32 and their snapshots (n,), about ``pool_rows`` at a time."""
-        blocks = epoch_blocks(self.rows, self.take(config.points_per_snapshot), epoch, config.pool_rows)
+        blocks = epoch_blocks(self.rows, self.take(config), epoch, config.pool_rows)
         visit = random_order(len(blocks), seed, epoch)
         done = number = 0
         while done < len(blocks):

@@ -236,7 +236,7 @@ def _portable(config: TrainConfig) -> dict[str, Any]:
 def _identity(config: TrainConfig, sets: dict[str, list[Snapshot]]) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued: settings, and the snapshots themselves."""
     identity = config.model_dump(mode="json", exclude=_MAY_CHANGE)
-    for key in ("batch_size", "pool_rows", "points_per_snapshot"):
+    for key in ("batch_size", "pool_rows", "points_per_snapshot", "points_per_atom"):
         identity[f"data.{key}"] = getattr(config.data, key)
     for role in ("training", "validation"):
         identity[f"data.{role}"] = [[s.name, s.sha256] for s in sets[role]]

@@ -149,7 +149,7 @@ class Training:
         """Validate, remember the best weights, log, write the checkpoint."""
         started = time.perf_counter()
         network = self.average.network.eval()
-        take = self.validation.take(self.config.data.points_per_snapshot)
+        take = self.validation.take(self.config.data)
         loss = mean_loss(network, self.validation, self.validation_loss, self.comm, take)
         if not math.isfinite(loss):
             raise MalaxError(self._diverged())

@@ -195,8 +195,13 @@ def test_a_sample_per_epoch_moves_through_the_snapshot(dataset: Dataset) -> None
         assert not seen & set(found)
         seen |= set(found)
     assert sum(s == 2 for s, _ in seen) == 216  # all of the smallest snapshot after three epochs
-    assert dataset.take(0.5) == [256, 315, 108]
-    assert dataset.take(600) == [512, 600, 216]
+    assert dataset.take(config(points_per_snapshot=0.5)) == [256, 315, 108]
+    assert dataset.take(config(points_per_snapshot=600)) == [512, 600, 216]
+    atoms = [len(s.atoms) for s in dataset.snapshots]
+    expected = [min(90 * a, n) for a, n in zip(atoms, [512, 630, 216], strict=True)]
+    assert dataset.take(config(points_per_atom=90)) == expected
+    with pytest.raises(ValueError, match="points_per_snapshot or points_per_atom, not both"):
+        config(points_per_snapshot=5, points_per_atom=5)
 
 
 def test_fewer_rows_than_a_batch(dataset: Dataset) -> None:
