@@ -17,7 +17,7 @@
 #endif
 
 /* Changes whenever a struct or a signature below does; the caller compares it with its own. */
-#define MALAX_ABI_VERSION 1
+#define MALAX_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,6 +32,9 @@ typedef enum malax_status {
     MALAX_INTERNAL_ERROR = 5
 } malax_status;
 
+/* The atoms of a structure sorted into cells, for many calls with few points each; see malax_structure_create. */
+typedef struct malax_structure malax_structure;
+
 /* A structure. Directions that are not periodic have no images; their cell vectors must still be such
  * that the three rows are linearly independent. */
 typedef struct malax_atoms {
@@ -40,7 +43,13 @@ typedef struct malax_atoms {
     const int32_t *types;    /* (n_atoms), 0 <= type < n_types */
     const double *cell;      /* (3, 3), rows are the lattice vectors, of either handedness */
     int32_t periodic[3];     /* 0 or 1 for each lattice vector */
+    const malax_structure *prepared; /* NULL: sorted at each call */
 } malax_atoms;
+
+/* Sorts the atoms once: with it as `prepared` of the same atoms, a call's cost depends on its points and what is near
+ * them, not on the number of atoms. It copies what it needs and is never changed. `types` are not looked at. */
+MALAX_API int malax_structure_create(const malax_atoms *atoms, malax_structure **out);
+MALAX_API void malax_structure_destroy(malax_structure *structure);
 
 /* The bispectrum of SNAP: A. P. Thompson et al., J. Comput. Phys. 285, 316 (2015), in the conventions
  * of LAMMPS. */

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from malax.errors import InputError, MachineError, MissingPeerError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """MALAX_ABI_VERSION of ``malax_kernels.h`` that the declarations below were written for."""
 
 _INVALID, _MEMORY, _ISA = 1, 2, 3
@@ -39,6 +39,7 @@ class _Atoms(ctypes.Structure):
         ("types", _INT32),
         ("cell", _DOUBLE),
         ("periodic", ctypes.c_int32 * 3),
+        ("prepared", ctypes.c_void_p),
     ]
 
 

@@ -42,7 +42,7 @@ void check(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, c
     require(n_points >= 0 && n_points < std::numeric_limits<int32_t>::max(), "too many points for one call");
     require(n_points == 0 || (points && out), "null pointer");
     require(snap->n_types > 0 && snap->weights, "at least one weight is needed");
-    for (int64_t i = 0; i < atoms->n_atoms; ++i) {
+    for (int64_t i = 0; i < atoms->n_atoms && !atoms->prepared; ++i) {
         require(atoms->types[i] >= 0 && atoms->types[i] < snap->n_types, "an atom's type is out of range");
         for (int d = 0; d < 3; ++d) require(std::isfinite(atoms->positions[3 * i + d]), "a position is not finite");
     }

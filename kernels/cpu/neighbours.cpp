@@ -4,114 +4,25 @@
 #include <cmath>
 #include <limits>
 
-#include "api.h"
+#include "atom_bins.h"
 
 namespace malax {
 
-namespace {
-
-struct Image {
-    int64_t cell[3];
-    int64_t atom;
-    double x[3];
-
-    bool operator<(const Image &other) const {
-        for (int d = 0; d < 3; ++d) {
-            if (cell[d] != other.cell[d]) return cell[d] < other.cell[d];
-        }
-        return atom < other.atom;
-    }
-};
-
-// Rows of the result are the reciprocal vectors: fractional coordinate d of x is reciprocal[d] . x
-void invert(const double *cell, double *reciprocal) {
-    double volume = 0, scale = 1;
-    for (int d = 0; d < 3; ++d) {
-        const double *u = cell + 3 * ((d + 1) % 3), *v = cell + 3 * ((d + 2) % 3);
-        double *r = reciprocal + 3 * d;
-        r[0] = u[1] * v[2] - u[2] * v[1];
-        r[1] = u[2] * v[0] - u[0] * v[2];
-        r[2] = u[0] * v[1] - u[1] * v[0];
-        const double *a = cell + 3 * d;
-        volume = a[0] * r[0] + a[1] * r[1] + a[2] * r[2];
-        scale *= std::sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2]);
-    }
-    require(std::isfinite(volume) && std::fabs(volume) > 1e-12 * scale, "the cell is degenerate");
-    for (int i = 0; i < 9; ++i) reciprocal[i] /= volume;
-}
-
-// The range of each fractional coordinate over a box.
-void fractional_range(const double *reciprocal, const Box &box, double *low, double *high) {
-    for (int d = 0; d < 3; ++d) {
-        low[d] = high[d] = 0;
-        for (int c = 0; c < 3; ++c) {
-            const double a = reciprocal[3 * d + c] * box.low[c], b = reciprocal[3 * d + c] * box.high[c];
-            low[d] += std::min(a, b);
-            high[d] += std::max(a, b);
-        }
-    }
-}
-
-bool inside(const Box &box, const double *x) {
-    for (int d = 0; d < 3; ++d) {
-        if (x[d] < box.low[d] || x[d] > box.high[d]) return false;
-    }
-    return true;
-}
-
-// All images inside the box of atom i: cell numbers are absolute and count from the atom moved into the cell.
-void add_images(const malax_atoms &atoms, int64_t i, const double *reciprocal, const Box &box, const double *low,
-                const double *high, std::vector<Image> &images) {
-    Image image;
-    image.atom = i;
-    double base[3];
-    int64_t first[3], last[3];
-    for (int d = 0; d < 3; ++d) base[d] = atoms.positions[3 * i + d];
-    for (int d = 0; d < 3; ++d) {
-        first[d] = last[d] = 0;
-        if (!atoms.periodic[d]) continue;
-        const double *r = reciprocal + 3 * d, *x = atoms.positions + 3 * i;
-        const double fraction = r[0] * x[0] + r[1] * x[1] + r[2] * x[2];
-        const double wrapped = fraction - std::floor(fraction);
-        for (int c = 0; c < 3; ++c) base[c] -= std::floor(fraction) * atoms.cell[3 * d + c];
-        first[d] = int64_t(std::floor(low[d] - wrapped));
-        last[d] = int64_t(std::ceil(high[d] - wrapped));
-    }
-    for (image.cell[0] = first[0]; image.cell[0] <= last[0]; ++image.cell[0]) {
-        for (image.cell[1] = first[1]; image.cell[1] <= last[1]; ++image.cell[1]) {
-            for (image.cell[2] = first[2]; image.cell[2] <= last[2]; ++image.cell[2]) {
-                for (int c = 0; c < 3; ++c) {
-                    image.x[c] = base[c] + double(image.cell[0]) * atoms.cell[c] +
-                                 double(image.cell[1]) * atoms.cell[3 + c] + double(image.cell[2]) * atoms.cell[6 + c];
-                }
-                if (inside(box, image.x)) images.push_back(image);
-            }
-        }
-    }
-}
-
-}  // namespace
-
 Neighbours::Neighbours(const malax_atoms &atoms, const double *type_weights, double cutoff, const Box &box)
     : cutoff_(cutoff), region_(box) {
-    double reciprocal[9], low[3], high[3];
-    invert(atoms.cell, reciprocal);
     for (int d = 0; d < 3; ++d) {
         const double margin = cutoff * (1 + 1e-9);  // no neighbour is lost to rounding
         region_.low[d] -= margin;
         region_.high[d] += margin;
     }
-    fractional_range(reciprocal, region_, low, high);
-    std::vector<Image> images;
-    for (int64_t i = 0; i < atoms.n_atoms; ++i) {
-        add_images(atoms, i, reciprocal, region_, low, high, images);
-    }
-    require(images.size() < size_t(std::numeric_limits<int32_t>::max()), "too many neighbours for one call");
-    std::sort(images.begin(), images.end());
+    const std::vector<Image> images =
+        atoms.prepared ? atoms.prepared->bins.images_in(region_) : AtomBins(atoms).images_in(region_);
     images_.reserve(4 * images.size());
+    atoms_.reserve(images.size());
     for (const Image &image : images) {
         images_.insert(images_.end(), image.x, image.x + 3);
         images_.push_back(type_weights[atoms.types[image.atom]]);
+        atoms_.push_back(int32_t(image.atom));
     }
     sort_into_bins();
 }

@@ -22,6 +22,9 @@ class Neighbours {
     // (n, 4): x, y, z, weight
     const double *images() const { return images_.data(); }
 
+    // (n): the atom of each image
+    const int32_t *atoms() const { return atoms_.data(); }
+
    private:
     void sort_into_bins();
     int bin(int axis, double x) const;
@@ -29,6 +32,7 @@ class Neighbours {
     double cutoff_;
     Box region_;
     std::vector<double> images_;
+    std::vector<int32_t> atoms_;
     int bins_[3];
     double bin_size_[3];
     std::vector<int32_t> bin_start_, binned_;

@@ -114,7 +114,7 @@ TEST(neighbours_are_those_of_a_brute_force_search) {
     for (double &x : positions) x = uniform(random);
     const std::vector<int32_t> types(n, 0);
     const double cell[9] = {5.0, 0.3, -0.2, 1.9, 4.4, 0.1, -1.2, 0.8, 6.1}, cutoff = 4.1;
-    malax_atoms atoms{n, positions.data(), types.data(), cell, {1, 0, 1}};
+    malax_atoms atoms{n, positions.data(), types.data(), cell, {1, 0, 1}, nullptr};
     const Box all{{-2, -2, -2}, {3, 2, 4}};
     const Neighbours neighbours(atoms, weights.data(), cutoff, all);
     std::vector<int32_t> list;
@@ -137,6 +137,36 @@ TEST(neighbours_are_those_of_a_brute_force_search) {
         }
         CHECK(wanted > 0 && int64_t(list.size()) == wanted);
         for (const int32_t i : list) CHECK(neighbours.images()[4 * i + 3] == 2.0);
+    }
+}
+
+TEST(a_prepared_structure_has_the_same_neighbours) {
+    std::mt19937 random(6);
+    std::uniform_real_distribution<double> uniform(-20, 40);
+    const int n = 500;
+    std::vector<double> positions(3 * n), weights{1.0};
+    for (double &x : positions) x = uniform(random);
+    const std::vector<int32_t> types(n, 0);
+    const double cell[9] = {15.0, 0.3, -0.2, 1.9, 14.4, 0.1, -1.2, 0.8, 16.1}, cutoff = 3.3;
+    for (int flags = 0; flags < 8; ++flags) {
+        malax_atoms atoms{n, positions.data(), types.data(), cell, {flags & 1, flags >> 1 & 1, flags >> 2}, nullptr};
+        malax_structure *prepared = nullptr;
+        CHECK(malax_structure_create(&atoms, &prepared) == MALAX_OK);
+        malax_atoms with = atoms;
+        with.prepared = prepared;
+        for (const Box &box : {Box{{0, 0, 0}, {1, 0.5, 0.2}}, Box{{-200, 310, 7}, {-199, 311, 8}}, Box{{0, 0, 0}, {16, 15, 16}}}) {
+            const Neighbours a(atoms, weights.data(), cutoff, box), b(with, weights.data(), cutoff, box);
+            std::vector<int32_t> first, second;
+            a.around(box, first);
+            b.around(box, second);
+            CHECK(first == second);
+            CHECK(flags != 7 || !first.empty());
+            for (const int32_t i : first) {
+                CHECK(a.atoms()[i] == b.atoms()[i]);
+                for (int d = 0; d < 4; ++d) CHECK(a.images()[4 * i + d] == b.images()[4 * i + d]);
+            }
+        }
+        malax_structure_destroy(prepared);
     }
 }
 
