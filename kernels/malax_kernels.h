@@ -74,6 +74,14 @@ MALAX_API int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *s
 MALAX_API int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
                                    const double *points, int32_t threads, float *out);
 
+/* The same on one thread, and the wall seconds of its stages: out: seconds (5): sorting of points and atoms, neighbour
+ * lists, sums over neighbours (U), invariants (B), writing. For measurements. */
+#define MALAX_BISPECTRUM_STAGES 5
+MALAX_API int malax_bispectrum_stages_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                          const double *points, double *out, double *seconds);
+MALAX_API int malax_bispectrum_stages_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                          const double *points, float *out, double *seconds);
+
 /* One pass over an LDOS: values[p, k] = sum_e ldos[p, e] weights[k, e]; sums[e] = sum_p ldos[p, e].
  * ldos (n_points, n_energies); weights (n_weights, n_energies), n_weights may be 0; out: values
  * (n_points, n_weights), sums (n_energies). Sums are in double and in an order that does not depend on

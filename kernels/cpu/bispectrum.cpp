@@ -1,6 +1,7 @@
 // The bispectrum on the CPU: points -> compact blocks -> neighbour lists -> inner loops of one ISA level.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -60,6 +61,13 @@ SnapConstants constants_of(const malax_snap &snap) {
     return c;
 }
 
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Stages of malax_bispectrum_stages_*.
+enum Stage { SORTING, LISTS, SUMS, INVARIANTS, WRITING };
+
 // What one thread writes to while it works on a block.
 template <class T>
 struct Workspace {
@@ -80,7 +88,8 @@ class Bispectrum {
           neighbours_(atoms, snap.weights, snap.cutoff, bounding_box(n_points, points)),
           order_(compact_order(n_points, points, isa_.lanes, threads)) {}
 
-    void run(int threads, T *out) {
+    // seconds: null, or what the stages of the blocks need is added to it (one thread only)
+    void run(int threads, T *out, double *seconds) {
         const int64_t lanes = isa_.lanes, blocks = (n_points_ + lanes - 1) / lanes;
         const size_t scratch = rounded(size_t(lanes * snap_scratch(tables_)));
         const size_t features = rounded(size_t(lanes * tables_.n_features));
@@ -98,13 +107,14 @@ class Bispectrum {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
 #endif
         for (int64_t b = 0; b < blocks; ++b) {
-            if (guarded([&] { block(b, spaces[thread_index()], out); }) != MALAX_OK) failed = true;
+            if (guarded([&] { block(b, spaces[thread_index()], out, seconds); }) != MALAX_OK) failed = true;
         }
         if (failed) throw std::bad_alloc();  // the only thing that can fail in a block
     }
 
    private:
-    void block(int64_t b, Workspace<T> &space, T *out) const {
+    void block(int64_t b, Workspace<T> &space, T *out, double *seconds) const {
+        const double start = seconds ? now() : 0;
         const int64_t lanes = isa_.lanes, first = b * lanes, n = std::min(lanes, n_points_ - first);
         Box box;
         for (int d = 0; d < 3; ++d) {
@@ -126,11 +136,16 @@ class Bispectrum {
         work.images = neighbours_.images();
         work.scratch = space.scratch;
         work.out = space.features;
+        work.clock = seconds ? now : nullptr;
+        work.seconds = seconds ? seconds + SUMS : nullptr;
+        if (seconds) seconds[LISTS] += now() - start;
         isa_.snap_block(work);
+        const double computed = seconds ? now() : 0;
         for (int64_t l = 0; l < n; ++l) {
             T *row = out + size_t(order_[first + l]) * tables_.n_features;
             for (int f = 0; f < tables_.n_features; ++f) row[f] = space.features[f * lanes + l];
         }
+        if (seconds) seconds[WRITING] += now() - computed;
     }
 
     IsaFunctions<T> isa_;
@@ -144,12 +159,18 @@ class Bispectrum {
 
 template <class T>
 int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
-               int32_t threads, T *out) {
+               int32_t threads, T *out, double *seconds = nullptr) {
     return guarded([&] {
         check(atoms, snap, n_points, points, out);
         if (n_points == 0) return;
         const int count = thread_count(threads);
-        Bispectrum<T>(*atoms, *snap, n_points, points, count).run(count, out);
+        const double start = now();
+        Bispectrum<T> kernel(*atoms, *snap, n_points, points, count);
+        if (seconds) {
+            for (int i = 0; i < MALAX_BISPECTRUM_STAGES; ++i) seconds[i] = 0;
+            seconds[SORTING] = now() - start;
+        }
+        kernel.run(count, out, seconds);
     });
 }
 
@@ -167,4 +188,14 @@ int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *snap, int64
 int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
                          int32_t threads, float *out) {
     return malax::bispectrum(atoms, snap, n_points, points, threads, out);
+}
+
+int malax_bispectrum_stages_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                const double *points, double *out, double *seconds) {
+    return malax::bispectrum(atoms, snap, n_points, points, 1, out, seconds);
+}
+
+int malax_bispectrum_stages_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                const double *points, float *out, double *seconds) {
+    return malax::bispectrum(atoms, snap, n_points, points, 1, out, seconds);
 }

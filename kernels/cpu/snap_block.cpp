@@ -106,13 +106,18 @@ MALAX_NOINLINE void snap_block(const SnapBlock<T> &block) {
     const SnapTablesView<T> &t = *block.tables;
     R *layers = reinterpret_cast<R *>(block.scratch), *memory = layers + t.layers_size;
     R *out = reinterpret_cast<R *>(block.out);
+    const double start = block.clock ? block.clock() : 0;
     expand<T, J, VECTOR_REGISTERS >= 32 ? SNAP_NEIGHBOURS : SNAP_NEIGHBOURS / 2>(block, memory);
     snap_layers(t, memory, layers);
+    const double middle = block.clock ? block.clock() : 0;
     components<T, J, H>(t, layers, memory, out);
     for (int i = 0; i < t.n_features; ++i) {
         const T scale = t.scale[i];
         out[i] = block.constants->bzero ? (out[i] - 1) * scale : out[i] * scale;
     }
+    if (!block.clock) return;
+    block.seconds[0] += middle - start;
+    block.seconds[1] += block.clock() - middle;
 }
 
 template <class T>

@@ -64,6 +64,8 @@ struct SnapBlock {
     const double *images;        // (n_images, 4): x, y, z, weight
     T *scratch;                  // snap_scratch values per lane, 64-byte aligned
     T *out;                      // (n_features, lanes)
+    double (*clock)();           // null, or seconds since some moment ...
+    double *seconds;             // ... whose differences are added here: sums over neighbours, invariants
 };
 
 constexpr int SNAP_NEIGHBOURS = 4;  // added to the sums at a time, at most
