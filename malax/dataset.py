@@ -53,7 +53,7 @@ class DataConfig(Settings):
     The validation loss uses as many, always the same ones; the errors in meV/atom use all points.
     """
     points_per_atom: int | None = Field(default=None, gt=0)
-    """The same as a number for each atom of a snapshot: for cells of different size, or grids of different density."""
+    """The same as a number per atom of a snapshot: for cells or grids of different sizes."""
     batch_size: int = Field(default=512, gt=0)
     """Points per step of the optimiser, of all ranks together."""
     pool_rows: int = Field(default=65536, gt=0)

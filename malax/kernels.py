@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
@@ -33,6 +35,8 @@ _INT32 = ctypes.POINTER(ctypes.c_int32)
 
 
 class _Atoms(ctypes.Structure):
+    owned: tuple[np.ndarray, ...]
+    """What the pointers point to."""
     _fields_ = [
         ("n_atoms", ctypes.c_int64),
         ("positions", _DOUBLE),
@@ -44,6 +48,7 @@ class _Atoms(ctypes.Structure):
 
 
 class _Snap(ctypes.Structure):
+    owned: tuple[np.ndarray, ...]
     _fields_ = [
         ("twojmax", ctypes.c_int32),
         ("switchflag", ctypes.c_int32),
@@ -99,19 +104,112 @@ def bispectrum(
     InputError
         arrays of the wrong shape or with NaN, a degenerate cell, parameters out of range.
     """
-    kind = _float_dtype(dtype)
+    kernel = Bispectrum(
+        positions,
+        types,
+        cell,
+        pbc,
+        sort=False,
+        twojmax=twojmax,
+        cutoff=cutoff,
+        rfac0=rfac0,
+        rmin0=rmin0,
+        switchflag=switchflag,
+        bzeroflag=bzeroflag,
+        weights=weights,
+    )
+    return kernel.at(points, dtype=dtype, threads=threads, out=out)
+
+
+class Bispectrum:
+    """The bispectrum of one structure, for many calls with few points each.
+
+    The arguments of `bispectrum`, checked and copied once. With ``sort`` the atoms are sorted into cells too:
+    then the cost of a call depends on its points and what is near them, not on the number of atoms.
+    """
+
+    STAGES = ("sorting", "neighbour lists", "U", "B", "writing")
+
+    def __init__(
+        self,
+        positions: ArrayLike,
+        types: ArrayLike,
+        cell: ArrayLike,
+        pbc: ArrayLike,
+        *,
+        sort: bool = True,
+        **snap: Any,
+    ) -> None:
+        self._atoms, self._snap = snap_input(positions, types, cell, pbc, **snap)
+        self.n_features = bispectrum_size(snap["twojmax"])
+        if not sort:
+            return
+        library, handle = _library(), ctypes.c_void_p()
+        types, (_, t, _) = self._snap.n_types, self._atoms.owned
+        if t.min() < 0 or t.max() >= types:  # the kernel looks at all types only where it looks at all atoms
+            raise InputError("an atom's type is out of range")
+        _check(library.malax_structure_create(ctypes.byref(self._atoms), ctypes.byref(handle)))
+        self._atoms.prepared = handle.value
+        weakref.finalize(self, library.malax_structure_destroy, handle)
+
+    def at(
+        self,
+        points: ArrayLike,
+        *,
+        dtype: DTypeLike = "float64",
+        threads: int | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """As `bispectrum`: (P, F) at points (P, 3) in A."""
+        function, args, result = self._call("malax_bispectrum", points, dtype, out)
+        _check(function(*args, _threads(threads), result.ctypes.data))
+        return result
+
+    def stages(self, points: ArrayLike, dtype: DTypeLike = "float64") -> dict[str, float]:
+        """Seconds that each of `STAGES` takes for these points on one thread."""
+        function, args, result = self._call("malax_bispectrum_stages", points, dtype, None)
+        seconds = np.zeros(len(self.STAGES))
+        _check(function(*args, result.ctypes.data, _pointer(seconds)))
+        return dict(zip(self.STAGES, seconds.tolist(), strict=True))
+
+    def _call(
+        self, name: str, points: ArrayLike, dtype: DTypeLike, out: np.ndarray | None
+    ) -> tuple[Any, tuple[Any, ...], np.ndarray]:
+        """The kernel for a dtype, its first arguments, and the array it is to write to."""
+        kind = _float_dtype(dtype)
+        p = _array("points", points, (-1, 3))
+        result = output_array(out, (len(p), self.n_features), kind)
+        function = getattr(_library(), f"{name}_{'f32' if kind == np.float32 else 'f64'}")
+        return function, (ctypes.byref(self._atoms), ctypes.byref(self._snap), len(p), _pointer(p)), result
+
+
+def snap_input(
+    positions: ArrayLike,
+    types: ArrayLike,
+    cell: ArrayLike,
+    pbc: ArrayLike,
+    *,
+    twojmax: int,
+    cutoff: float,
+    rfac0: float,
+    rmin0: float,
+    switchflag: bool,
+    bzeroflag: bool,
+    weights: ArrayLike,
+) -> tuple[_Atoms, _Snap]:
+    """A structure and the parameters of `bispectrum` as the kernels take them, checked.
+
+    The two structs own the arrays they point to.
+    """
     x, t, w = _array("positions", positions, (-1, 3)), _types(types), _array("weights", weights, (-1,))
-    p = _array("points", points, (-1, 3))
     if len(x) == 0:
         raise InputError("at least one atom is needed, got none")
     if t.shape != (len(x),):
         raise InputError(f"types must hold one integer per atom ({len(x)}), got shape {t.shape}")
     periodic = _flags(pbc)
-    h = _complete_cell(_array("cell", cell, (3, 3)), periodic)
-    size = _library().malax_bispectrum_size(_integer("twojmax", twojmax))
-    if size == 0:
+    h = complete_cell(_array("cell", cell, (3, 3)), list(periodic))
+    if bispectrum_size(twojmax) == 0:
         raise InputError(f"twojmax must be 2 to 14, got {twojmax}")
-    result = output_array(out, (len(p), size), kind)
     atoms = _Atoms(len(x), _pointer(x), t.ctypes.data_as(_INT32), _pointer(h), periodic)
     snap = _Snap(
         int(twojmax),
@@ -123,17 +221,8 @@ def bispectrum(
         float(rmin0),
         _pointer(w),
     )
-    function = _library().malax_bispectrum_f32 if kind == np.float32 else _library().malax_bispectrum_f64
-    args = (
-        ctypes.byref(atoms),
-        ctypes.byref(snap),
-        len(p),
-        _pointer(p),
-        _threads(threads),
-        result.ctypes.data,
-    )
-    _check(function(*args))
-    return result
+    atoms.owned, snap.owned = (x, t, h), (w,)
+    return atoms, snap
 
 
 def ldos_moments(
@@ -271,6 +360,11 @@ def _library() -> ctypes.CDLL:
     data, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     for function in (library.malax_bispectrum_f32, library.malax_bispectrum_f64):
         function.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(_Snap), count, _DOUBLE, number, data]
+    for function in (library.malax_bispectrum_stages_f32, library.malax_bispectrum_stages_f64):
+        function.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(_Snap), count, _DOUBLE, data, _DOUBLE]
+    library.malax_structure_create.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(data)]
+    library.malax_structure_destroy.argtypes = [data]
+    library.malax_structure_destroy.restype = None
     for function in (library.malax_ldos_moments_f32, library.malax_ldos_moments_f64):
         function.argtypes = [count, count, count, data, data, number, data, data]
     return library
@@ -332,7 +426,7 @@ def _flags(pbc: ArrayLike) -> ctypes.Array[ctypes.c_int32]:
     return (ctypes.c_int32 * 3)(*(int(bool(flag)) for flag in flags))
 
 
-def _complete_cell(cell: np.ndarray, periodic: ctypes.Array[ctypes.c_int32]) -> np.ndarray:
+def complete_cell(cell: np.ndarray, periodic: Sequence[int] | np.ndarray) -> np.ndarray:
     """Vectors of non-periodic directions are arbitrary: choose them so that the three are independent."""
     fixed = [d for d in range(3) if periodic[d]]
     if len(fixed) == 3:

@@ -286,3 +286,23 @@ def test_bad_input_is_named(change, message):
     kernels.bispectrum(**good)
     with pytest.raises(InputError, match=message):
         kernels.bispectrum(**{**good, **change})
+
+
+def test_a_prepared_structure_gives_the_same() -> None:
+    atoms = SYSTEMS["triclinic"]()
+    types = np.zeros(len(atoms), int)
+    settings = dict(
+        twojmax=6, cutoff=4.2, rfac0=0.99363, rmin0=0.0, switchflag=True, bzeroflag=False, weights=[1.0]
+    )
+    structure = (atoms.positions, types, atoms.cell.array, atoms.pbc)
+    prepared = kernels.Bispectrum(*structure, **settings)
+    points = np.random.default_rng(3).uniform(-5, 15, (57, 3))
+    for dtype in TOLERANCE:
+        wanted = kernels.bispectrum(*structure, points, dtype=dtype, **settings)
+        np.testing.assert_array_equal(prepared.at(points, dtype=dtype), wanted)
+        np.testing.assert_array_equal(prepared.at(points[20:31], dtype=dtype, threads=2), wanted[20:31])
+    seconds = prepared.stages(points)
+    assert tuple(seconds) == kernels.Bispectrum.STAGES and all(s >= 0 for s in seconds.values())
+    assert seconds["U"] > 0 and seconds["B"] > 0
+    with pytest.raises(InputError, match="type is out of range"):
+        kernels.Bispectrum(atoms.positions, types + 1, atoms.cell.array, atoms.pbc, **settings)

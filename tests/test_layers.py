@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "malax"
 
 LAYERS = (
-    "cli commands bench demo config interfaces",
+    "cli commands bench bench_bispectrum demo config interfaces",
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",

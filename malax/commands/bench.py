@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from malax.commands.console import Console
+
+if TYPE_CHECKING:
+    from malax.bench_bispectrum import BispectrumCosts
 
 
 def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> None:
     """Measure, print, and estimate ``n_atoms`` on ``ranks``."""
     from malax import bench as benchmark
-    from malax import shipped
+    from malax import bench_bispectrum, shipped
     from malax.emulator import Emulator
 
     emulator = Emulator.load(model or shipped.model())
@@ -20,6 +23,8 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
     console.say(f"kernels  {_kernels(costs.kernels)}")
     console.say(f"system   {costs.system}, {costs.threads} threads")
     console.say()
+    bispectrum = bench_bispectrum.measure(emulator.info.descriptor)
+    _bispectrum(bispectrum, console)
     rows = [
         [f"descriptors, native ({costs.n_features})", f"{costs.native:.2f}"],
         ["descriptors, LAMMPS", "not installed" if costs.lammps is None else f"{costs.lammps:.2f}"],
@@ -38,7 +43,27 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
         f"of it {_duration(estimate['rank0_seconds'])} and {estimate['rank0_gigabytes']:.0f} GB on rank 0 "
         "for Hartree, XC and Ewald"
     )
-    console.finish({**costs.as_json(), "estimate": estimate})
+    console.finish({**costs.as_json(), "bispectrum": bispectrum.as_json(), "estimate": estimate})
+
+
+def _bispectrum(costs: BispectrumCosts, console: Console) -> None:
+    """Stages of the native bispectrum, and LAMMPS beside it."""
+    console.say(
+        f"bispectrum  {costs.system}, {costs.neighbours:.0f} neighbours, one core, {costs.isa}; "
+        f"best of {costs.repeats}"
+    )
+    console.say(f"beside it   {costs.lammps_build or 'no LAMMPS: not installed'}")
+    console.say()
+    float32, float64 = costs.native["float32"], costs.native["float64"]
+    rows = [[stage, f"{float32[stage]:.2f}", f"{float64[stage]:.2f}", ""] for stage in float32]
+    lammps = "" if costs.lammps is None else f"{costs.lammps:.1f}"
+    rows.append(["together", f"{costs.total('float32'):.2f}", f"{costs.total('float64'):.2f}", lammps])
+    if costs.lammps is not None:
+        ratios = [f"{costs.lammps / costs.total(dtype):.1f}" for dtype in costs.native]
+        rows.append(["times faster", *ratios, "1"])
+    console.table(["us per grid point", "float32", "float64", "LAMMPS"], rows)
+    console.say(f"two threads are {costs.two_threads:.2f} times as fast as one (float32)")
+    console.say()
 
 
 def _kernels(built: dict[str, Any]) -> str:

