@@ -33,7 +33,8 @@ endif()
 
 function(malax_add_isa_level level)
   set(name malax_cpu_${level})
-  add_library(${name} OBJECT kernels/cpu/snap_block.cpp kernels/cpu/moments_block.cpp)
+  add_library(${name} OBJECT kernels/cpu/snap_block.cpp kernels/cpu/moments_block.cpp
+    kernels/cpu/gaussian_block.cpp kernels/cpu/gaussian_tile.cpp)
   target_include_directories(${name} PRIVATE kernels)
   target_link_libraries(${name} PRIVATE malax_warnings)
   # the level's name is the namespace of everything in the objects: no two levels share a symbol
