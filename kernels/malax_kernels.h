@@ -67,7 +67,7 @@ MALAX_API int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *s
 
 /* Sums of normalised Gaussians over the atoms of each type: the value of column t at r is
  * weights[t] sum_i exp(-|r - r_i|^2 / (2 sigma[t]^2)) / (sigma[t] sqrt(2 pi))^3 over the atoms and images of type
- * t with |r - r_i| < cutoff[t] (LAMMPS' compute gaussian/grid/local). Terms below 4e-18 (float) or 1e-148 (double)
+ * t with |r - r_i| < cutoff[t] (LAMMPS' compute gaussian/grid/local). Terms below 4e-18 (float) or 1e-147 (double)
  * of their peak are left out. */
 typedef struct malax_gaussian {
     int32_t n_types;

@@ -66,25 +66,28 @@ class Sources:
                 f"types must hold one integer per atom ({len(self.positions)}), got shape {self.types.shape}"
             )
         self.periodic = kernels._flags(pbc)
-        self.cell = kernels._complete_cell(kernels._array("cell", cell, (3, 3)), self.periodic)
+        self.cell = kernels._array("cell", cell, (3, 3))
+        self.complete_cell = kernels._complete_cell(self.cell, self.periodic)
         self.sigma = kernels._array("sigma", sigma, (-1,))
         self.n_types = len(self.sigma)
         self.cutoff = kernels._array("cutoff", cutoff, (self.n_types,))
         self.weights = kernels._array("weights", weights, (self.n_types,))
         pointers = (kernels._pointer(array) for array in (self.sigma, self.cutoff, self.weights))
         self._gaussian = _Gaussian(self.n_types, *pointers)
-        self._atoms = kernels._Atoms(
+
+    def arguments(self, on_grid: bool) -> tuple[Any, Any]:
+        """The first two arguments of every Gaussian kernel.
+
+        A grid needs the cell as it is; elsewhere the vectors of open directions do not matter.
+        """
+        atoms = kernels._Atoms(
             len(self.positions),
             kernels._pointer(self.positions),
             self.types.ctypes.data_as(kernels._INT32),
-            kernels._pointer(self.cell),
+            kernels._pointer(self.cell if on_grid else self.complete_cell),
             self.periodic,
         )
-
-    @property
-    def arguments(self) -> tuple[Any, Any]:
-        """The first two arguments of every Gaussian kernel."""
-        return ctypes.byref(self._atoms), ctypes.byref(self._gaussian)
+        return ctypes.byref(atoms), ctypes.byref(self._gaussian)
 
 
 def at_points(
@@ -100,9 +103,10 @@ def at_points(
     What a point gets does not depend, bit for bit, on the other points, their order, or the threads.
     """
     kind, p = kernels._float_dtype(dtype), kernels._array("points", points, (-1, 3))
-    result, stride = _rows(out, len(p), sources.n_types, kind, "out")
+    result = output_rows(out, len(p), sources.n_types, kind)
+    stride = _row_stride(result)
     call = (len(p), kernels._pointer(p), kernels._threads(threads), stride, result.ctypes.data)
-    kernels._check(_function("malax_gaussian", kind)(*sources.arguments, *call))
+    kernels._check(_function("malax_gaussian", kind)(*sources.arguments(False), *call))
     return result
 
 
@@ -121,9 +125,10 @@ def on_grid(
     What a point gets does not depend, bit for bit, on the range or the threads; ``out`` as in `at_points`.
     """
     kind, grid = kernels._float_dtype(dtype), _grid(shape, start, stop)
-    result, stride = _rows(out, stop - start, sources.n_types, kind, "out")
+    result = output_rows(out, stop - start, sources.n_types, kind)
+    stride = _row_stride(result)
     call = (ctypes.byref(grid), kernels._threads(threads), stride, result.ctypes.data)
-    kernels._check(_function("malax_gaussian_grid", kind)(*sources.arguments, *call))
+    kernels._check(_function("malax_gaussian_grid", kind)(*sources.arguments(True), *call))
     return result
 
 
@@ -144,7 +149,7 @@ def adjoint_at_points(
     result = np.empty((len(sources.positions), 3)), np.empty((3, 3)), np.empty((len(p), 3))
     call = (len(p), kernels._pointer(p), kernels._threads(threads), stride, g.ctypes.data)
     pointers = (kernels._pointer(array) for array in result)
-    kernels._check(_function("malax_gaussian_adjoint", g.dtype)(*sources.arguments, *call, *pointers))
+    kernels._check(_function("malax_gaussian_adjoint", g.dtype)(*sources.arguments(False), *call, *pointers))
     return result
 
 
@@ -163,8 +168,24 @@ def adjoint_on_grid(
     result = np.empty((len(sources.positions), 3)), np.empty((3, 3))
     call = (ctypes.byref(grid), kernels._threads(threads), stride, g.ctypes.data)
     pointers = (kernels._pointer(array) for array in result)
-    kernels._check(_function("malax_gaussian_grid_adjoint", g.dtype)(*sources.arguments, *call, *pointers))
+    kernels._check(
+        _function("malax_gaussian_grid_adjoint", g.dtype)(*sources.arguments(True), *call, *pointers)
+    )
     return result
+
+
+def output_rows(out: np.ndarray | None, n: int, columns: int, dtype: DTypeLike) -> np.ndarray:
+    """``out`` if a kernel can write to its rows, a new array if it is None; InputError otherwise."""
+    kind = kernels._float_dtype(dtype)
+    if out is None:
+        return np.empty((n, columns), kind)
+    if not isinstance(out, np.ndarray) or out.shape != (n, columns) or out.dtype != kind:
+        raise InputError(f"out must be an array of shape {(n, columns)} and {kind}")
+    within = columns < 2 or out.strides[1] == out.itemsize
+    between = n < 2 or (out.strides[0] % out.itemsize == 0 and out.strides[0] >= columns * out.itemsize)
+    if not (within and between and out.flags.writeable):
+        raise InputError("out must be writeable, with contiguous rows")
+    return out
 
 
 # ---- arguments -------------------------------------------------------------------------------------
@@ -173,23 +194,14 @@ def adjoint_on_grid(
 def _grid(shape: Sequence[int], start: int, stop: int) -> _Grid:
     sizes = [kernels._integer("shape", n) for n in shape]
     if len(sizes) != 3 or not 0 <= start <= stop:
-        raise InputError(f"a grid needs three numbers of points and a range, got {tuple(shape)}, {start}, {stop}")
+        raise InputError(
+            f"a grid needs three numbers of points and a range, got {tuple(shape)}, {start}, {stop}"
+        )
     return _Grid((ctypes.c_int32 * 3)(*sizes), start, stop)
 
 
-def _rows(
-    out: np.ndarray | None, n: int, columns: int, kind: np.dtype, name: str
-) -> tuple[np.ndarray, int]:
-    """``out`` or a new array, and the number of values from one of its rows to the next."""
-    if out is None:
-        out = np.empty((n, columns), kind)
-    if not isinstance(out, np.ndarray) or out.shape != (n, columns) or out.dtype != kind:
-        raise InputError(f"{name} must be an array of shape {(n, columns)} and {kind}")
-    step = out.strides[0] // out.itemsize if n > 1 else columns
-    sound = out.strides[0] % out.itemsize == 0 and step >= columns
-    if not ((n < 2 or sound) and (columns < 2 or out.strides[1] == out.itemsize) and out.flags.writeable):
-        raise InputError(f"{name} must be writeable, with contiguous rows")
-    return out, step
+def _row_stride(rows: np.ndarray) -> int:
+    return rows.strides[0] // rows.itemsize if len(rows) > 1 else rows.shape[1]
 
 
 def _gradient_rows(gradient: np.ndarray, n: int, columns: int) -> tuple[np.ndarray, int]:

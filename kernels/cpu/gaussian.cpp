@@ -21,7 +21,7 @@ std::vector<GaussianType> gaussian_types(const malax_atoms *atoms, const malax_g
     require(atoms->n_atoms > 0 && atoms->positions && atoms->types && atoms->cell, "at least one atom is needed");
     require(gaussian->n_types > 0 && gaussian->sigma && gaussian->cutoff && gaussian->weights,
             "at least one type is needed");
-    // Beyond these exponents a term is 4e-18 (float) or 1e-148 (double) of its peak: left out, so that no product
+    // Beyond these exponents a term is 4e-18 (float) or 1e-147 (double) of its peak: left out, so that no product
     // of two exponentials leaves the range of normal numbers
     const double largest_exponent = sizeof(T) == 4 ? 40 : 340;
     const double pi = 3.14159265358979323846;
