@@ -2,9 +2,9 @@
 
     value_e(r) = w_e sum_i exp(-|r - r_i|^2 / (2 sigma_e^2)) / (sigma_e sqrt(2 pi))^3,    |r - r_i| < cutoff_e
 
-over the atoms and periodic images i of element e, as LAMMPS' ``compute gaussian/grid/local`` has it. Each atom
-is a cloud of integral w_e, if the cutoff is long (beyond 6 sigma lies 7e-8 of it); the sum over a grid gives that
-integral to about exp(-2 pi^2 sigma^2 / h^2), which is 2e-8 where sigma is one spacing h.
+over the atoms and periodic images i of element e, as LAMMPS' ``compute gaussian/grid/local`` has it. Each
+atom is a cloud of integral w_e, if the cutoff is long (beyond 6 sigma lies 7e-8 of it); the sum over a grid
+gives that integral to about 6 exp(-2 pi^2 sigma^2 / h^2), which is 2e-8 where sigma is one spacing h.
 """
 
 from __future__ import annotations
@@ -107,14 +107,15 @@ def gaussian(
     comm : None, or a communicator (ours or mpi4py's) whose ranks all call this; each gets its part, the flat
         range ``malax.grid.split(n_points, comm.size, comm.rank)``
     points : (P, 3) cartesian in A instead of a grid; native only, and several times slower per point
-    out : array of the result's shape and dtype to be written to, C-contiguous; rows of a list or of a part may
-        be further apart
+    out : array of the result's shape and dtype to be written to, C-contiguous; rows of a list or of a part
+        may be further apart
     threads : of the native kernel; None for torch's number
 
     Returns
     -------
-    (nx, ny, nz, T) for T elements; with ``points`` (P, T); with ``comm`` this rank's part (n, T). What a point
-    gets depends, bit for bit, neither on the part of the grid, nor on other points of a list, nor on the threads.
+    (nx, ny, nz, T) for T elements; with ``points`` (P, T); with ``comm`` this rank's part (n, T). What a
+    point gets depends, bit for bit, neither on the part of the grid, nor on the other points of a list, nor
+    on the threads.
 
     Raises
     ------
