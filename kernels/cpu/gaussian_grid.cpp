@@ -72,7 +72,11 @@ class GaussianGrid {
                 if (work.n_images > 0) isa_.gaussian_tile(work);
                 for_each_part(tile, [&](int64_t point, int64_t n, T *values) {
                     T *to = out + point * row_stride_ + t;
-                    for (int64_t k = 0; k < n; ++k) to[k * row_stride_] = values[k];
+                    if (row_stride_ == 1) {
+                        std::copy_n(values, n, to);
+                    } else {
+                        for (int64_t k = 0; k < n; ++k) to[k * row_stride_] = values[k];
+                    }
                 }, space);
             }
         });
