@@ -2,8 +2,8 @@
 
     python tests/bench/charges.py [--repeat 4 8]
 
-Both spread the atoms over a mesh 1.5 times finer than the waves need and divide its Fourier transform by that of
-the spread function. Processor time of one thread in us per atom; errors per atom against the direct sum.
+Both spread the atoms over a mesh 1.5 times finer than the waves need and divide its Fourier transform by that
+of the spread function. Processor time of one thread in us per atom; errors per atom against the direct sum.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def shortest(function: Callable[[], Any], seconds: float = 1.0) -> float:
 class Gaussians:
     """S(G) of a rectangular cell by Gaussians that reach ``reach`` mesh points to each side.
 
-    sigma^2 = reach ratio / (2 pi (ratio - 1/2)) in mesh steps balances what the cutoff drops with what folds back:
-    L. Greengard, J.-Y. Lee, SIAM Rev. 46, 443 (2004), section 2.
+    sigma^2 = reach ratio / (2 pi (ratio - 1/2)) in mesh steps balances what the cutoff drops with what folds
+    back: L. Greengard, J.-Y. Lee, SIAM Rev. 46, 443 (2004), section 2.
     """
 
     def __init__(self, positions: np.ndarray, sphere: GSphere, reach: int) -> None:
