@@ -385,6 +385,7 @@ def test_torch_equals_numpy_and_strain_follows():
         ({"cutoff": np.inf}, "cutoff of Al must be"),
         ({"cutoff": {}}, "cutoff: no value for Al, given are none"),
         ({"cutoff": 1e5, "sigma": 1e5}, "too many neighbours"),
+        ({"cutoff": 1e5, "sigma": 1e5, "grid": None, "points": [[0, 0, 0]]}, "too many neighbours"),
         ({"weights": np.inf}, "weights of Al must be finite"),
         ({"elements": ["Be"]}, r"elements must name each element of the structure \(Al\) once, got Be"),
         ({"elements": ["Al", "Al"]}, "once, got Al, Al"),

@@ -9,6 +9,7 @@
 
 #include "api.h"
 #include "blocks.h"
+#include "gaussian_cells.h"
 #include "isa.h"
 #include "neighbours.h"
 #include "threads.h"
@@ -62,6 +63,12 @@ double largest_reach(const std::vector<GaussianType> &types) {
 // tells which atom it is.
 Neighbours numbered_images(malax_atoms atoms, double cutoff, const Box &box) {
     require(atoms.n_atoms < std::numeric_limits<int32_t>::max(), "too many atoms for one call");
+    // refused before the images are made: they may be more than memory holds
+    const CellFrame frame(atoms.cell);
+    double images = double(atoms.n_atoms), diagonal = 0;
+    for (int d = 0; d < 3; ++d) diagonal = std::hypot(diagonal, box.high[d] - box.low[d]);
+    for (int d = 0; d < 3; ++d) images *= atoms.periodic[d] ? 1 + (2 * cutoff + diagonal) / frame.height[d] : 1;
+    require(images < 5e8, "too many neighbours for one call: the cutoff is very large for this cell");
     std::vector<int32_t> numbers(atoms.n_atoms);
     std::iota(numbers.begin(), numbers.end(), 0);
     const std::vector<double> weights(numbers.begin(), numbers.end());
