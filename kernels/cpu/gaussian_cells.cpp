@@ -103,13 +103,13 @@ void GaussianCells::choose_bins(const std::vector<Atom> &atoms) {
     }
     // bins of half the cutoff, but not many more bins than atoms
     const double edge = std::max(cutoff_ / 2, std::cbrt(volume / double(atoms.size() + 1)));
-    double images = double(atoms.size());
+    double images = double(atoms.size());  // those in a box around one sphere, which a tile lists
     for (int d = 0; d < 3; ++d) {
         bins_[d] = std::max<int64_t>(1, int64_t(std::min(length[d] / edge, 1024.0)));
         width_[d] /= double(bins_[d]);
-        if (periodic_[d]) images *= 1 + 2 * margin_[d];
+        if (periodic_[d]) images *= 2 * margin_[d];
     }
-    require(images < 1e9, "too many neighbours for one call: the cutoff is very large for this cell");
+    require(images < 3e7, "too many neighbours for one call: the cutoff is very large for this cell");
     std::vector<int64_t> bin_of(atoms.size());
     start_.assign(size_t(bins_[0] * bins_[1] * bins_[2]) + 1, 0);
     for (size_t i = 0; i < atoms.size(); ++i) {
