@@ -67,12 +67,12 @@ typedef struct malax_snap {
 /* The number of features for this twojmax; 0 if it is out of range. */
 MALAX_API int64_t malax_bispectrum_size(int32_t twojmax);
 
-/* out[p, f]: the bispectrum at points[p] (n_points, 3), f in LAMMPS order. What a point gets does not
+/* out[p row_stride + f]: the bispectrum at points[p] (n_points, 3), f in LAMMPS order. What a point gets does not
  * depend on the other points of the call, their order, or the number of threads (0: OpenMP's choice). */
 MALAX_API int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
-                                   const double *points, int32_t threads, double *out);
+                                   const double *points, int32_t threads, int64_t row_stride, double *out);
 MALAX_API int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
-                                   const double *points, int32_t threads, float *out);
+                                   const double *points, int32_t threads, int64_t row_stride, float *out);
 
 /* The same on one thread, and the wall seconds of its stages: out: seconds (5): sorting of points and atoms, neighbour
  * lists, sums over neighbours (U), invariants (B), writing. For measurements. */
@@ -81,6 +81,57 @@ MALAX_API int malax_bispectrum_stages_f64(const malax_atoms *atoms, const malax_
                                           const double *points, double *out, double *seconds);
 MALAX_API int malax_bispectrum_stages_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
                                           const double *points, float *out, double *seconds);
+
+/* Sums of normalised Gaussians over the atoms of each type: the value of column t at r is
+ * weights[t] sum_i exp(-|r - r_i|^2 / (2 sigma[t]^2)) / (sigma[t] sqrt(2 pi))^3 over the atoms and images of type
+ * t with |r - r_i| < cutoff[t] (LAMMPS' compute gaussian/grid/local). Terms below 4e-18 (float) or 1e-147 (double)
+ * of their peak are left out. */
+typedef struct malax_gaussian {
+    int32_t n_types;
+    const double *sigma;   /* (n_types) 1e-6 to 1e6 A */
+    const double *cutoff;  /* (n_types) > 0 */
+    const double *weights; /* (n_types) */
+} malax_gaussian;
+
+/* A grid in the cell of the atoms: point (i, j, k) is at i/nx a + j/ny b + k/nz c and has the flat index
+ * (i ny + j) nz + k; the points of a call are start..stop-1. */
+typedef struct malax_grid {
+    int32_t shape[3];
+    int64_t start, stop;
+} malax_grid;
+
+/* out[p row_stride + t]: the value of column t at the points (n_points, 3). What a point gets does not depend on
+ * the other points of the call, their order, or the number of threads (0: OpenMP's choice). */
+MALAX_API int malax_gaussian_f64(const malax_atoms *atoms, const malax_gaussian *gaussian, int64_t n_points,
+                                 const double *points, int32_t threads, int64_t row_stride, double *out);
+MALAX_API int malax_gaussian_f32(const malax_atoms *atoms, const malax_gaussian *gaussian, int64_t n_points,
+                                 const double *points, int32_t threads, int64_t row_stride, float *out);
+/* The same at the points of a grid, many times faster: out[(p - start) row_stride + t]. What a point gets depends
+ * neither on the range nor on the number of threads; it differs from the list of points by rounding. */
+MALAX_API int malax_gaussian_grid_f64(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                      const malax_grid *grid, int32_t threads, int64_t row_stride, double *out);
+MALAX_API int malax_gaussian_grid_f32(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                      const malax_grid *grid, int32_t threads, int64_t row_stride, float *out);
+/* Adjoints: from gradient[p row_stride + t] = dE/dvalue, out: positions_gradient (n_atoms, 3) = dE/dr_i with cell
+ * and points held; strain_gradient (3, 3) = dE/d(eps) where atoms, cell and points are mapped by r -> r (1 + eps);
+ * points_gradient (n_points, 3) or NULL. The jump at the cutoff is not differentiated. Sums are added in an order
+ * that does not depend on the number of threads. */
+MALAX_API int malax_gaussian_adjoint_f64(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                         int64_t n_points, const double *points, int32_t threads,
+                                         int64_t row_stride, const double *gradient, double *positions_gradient,
+                                         double *strain_gradient, double *points_gradient);
+MALAX_API int malax_gaussian_adjoint_f32(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                         int64_t n_points, const double *points, int32_t threads,
+                                         int64_t row_stride, const float *gradient, double *positions_gradient,
+                                         double *strain_gradient, double *points_gradient);
+MALAX_API int malax_gaussian_grid_adjoint_f64(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                              const malax_grid *grid, int32_t threads, int64_t row_stride,
+                                              const double *gradient, double *positions_gradient,
+                                              double *strain_gradient);
+MALAX_API int malax_gaussian_grid_adjoint_f32(const malax_atoms *atoms, const malax_gaussian *gaussian,
+                                              const malax_grid *grid, int32_t threads, int64_t row_stride,
+                                              const float *gradient, double *positions_gradient,
+                                              double *strain_gradient);
 
 /* One pass over an LDOS: values[p, k] = sum_e ldos[p, e] weights[k, e]; sums[e] = sum_p ldos[p, e].
  * ldos (n_points, n_energies); weights (n_weights, n_energies), n_weights may be 0; out: values

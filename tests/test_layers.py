@@ -15,7 +15,7 @@ LAYERS = (
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network io",
-    "grid fields comm kernels settings",
+    "grid fields comm kernels kernels_gaussian settings",
     "units errors version",
 )
 """From the top; a module may import from its own layer and from those below."""

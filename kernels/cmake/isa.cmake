@@ -41,6 +41,7 @@ function(malax_add_isa_level level)
   # the level's name is the namespace of everything in the objects: no two levels share a symbol
   target_compile_definitions(${name} PRIVATE MALAX_ISA=${level})
   target_compile_options(${name} PRIVATE ${MALAX_LOOP_FLAGS} ${MALAX_FLAGS_${level}})
+  target_sources(${name} PRIVATE kernels/cpu/gaussian_block.cpp kernels/cpu/gaussian_tile.cpp)
   target_sources(malax_cpu PRIVATE $<TARGET_OBJECTS:${name}>)
   string(TOUPPER "${level}" tag)
   target_compile_definitions(malax_cpu PRIVATE MALAX_HAVE_${tag})

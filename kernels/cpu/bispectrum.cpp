@@ -89,7 +89,7 @@ class Bispectrum {
           order_(compact_order(n_points, points, isa_.lanes, threads)) {}
 
     // seconds: null, or what the stages of the blocks need is added to it (one thread only)
-    void run(int threads, T *out, double *seconds) {
+    void run(int threads, int64_t row_stride, T *out, double *seconds) {
         const int64_t lanes = isa_.lanes, blocks = (n_points_ + lanes - 1) / lanes;
         const size_t scratch = rounded(size_t(lanes * snap_scratch(tables_)));
         const size_t features = rounded(size_t(lanes * tables_.n_features));
@@ -107,13 +107,13 @@ class Bispectrum {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
 #endif
         for (int64_t b = 0; b < blocks; ++b) {
-            if (guarded([&] { block(b, spaces[thread_index()], out, seconds); }) != MALAX_OK) failed = true;
+            if (guarded([&] { block(b, spaces[thread_index()], row_stride, out, seconds); }) != MALAX_OK) failed = true;
         }
         if (failed) throw std::bad_alloc();  // the only thing that can fail in a block
     }
 
    private:
-    void block(int64_t b, Workspace<T> &space, T *out, double *seconds) const {
+    void block(int64_t b, Workspace<T> &space, int64_t row_stride, T *out, double *seconds) const {
         const double start = seconds ? now() : 0;
         const int64_t lanes = isa_.lanes, first = b * lanes, n = std::min(lanes, n_points_ - first);
         Box box;
@@ -142,7 +142,7 @@ class Bispectrum {
         isa_.snap_block(work);
         const double computed = seconds ? now() : 0;
         for (int64_t l = 0; l < n; ++l) {
-            T *row = out + size_t(order_[first + l]) * tables_.n_features;
+            T *row = out + int64_t(order_[first + l]) * row_stride;
             for (int f = 0; f < tables_.n_features; ++f) row[f] = space.features[f * lanes + l];
         }
         if (seconds) seconds[WRITING] += now() - computed;
@@ -159,9 +159,10 @@ class Bispectrum {
 
 template <class T>
 int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
-               int32_t threads, T *out, double *seconds = nullptr) {
+               int32_t threads, int64_t row_stride, T *out, double *seconds = nullptr) {
     return guarded([&] {
         check(atoms, snap, n_points, points, out);
+        require(row_stride >= snap_features(snap->twojmax), "the row stride is smaller than a row");
         if (n_points == 0) return;
         const int count = thread_count(threads);
         const double start = now();
@@ -170,7 +171,7 @@ int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_point
             for (int i = 0; i < MALAX_BISPECTRUM_STAGES; ++i) seconds[i] = 0;
             seconds[SORTING] = now() - start;
         }
-        kernel.run(count, out, seconds);
+        kernel.run(count, row_stride, out, seconds);
     });
 }
 
@@ -181,21 +182,21 @@ int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_point
 int64_t malax_bispectrum_size(int32_t twojmax) { return malax::snap_features(twojmax); }
 
 int malax_bispectrum_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
-                         int32_t threads, double *out) {
-    return malax::bispectrum(atoms, snap, n_points, points, threads, out);
+                         int32_t threads, int64_t row_stride, double *out) {
+    return malax::bispectrum(atoms, snap, n_points, points, threads, row_stride, out);
 }
 
 int malax_bispectrum_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
-                         int32_t threads, float *out) {
-    return malax::bispectrum(atoms, snap, n_points, points, threads, out);
+                         int32_t threads, int64_t row_stride, float *out) {
+    return malax::bispectrum(atoms, snap, n_points, points, threads, row_stride, out);
 }
 
 int malax_bispectrum_stages_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
                                 const double *points, double *out, double *seconds) {
-    return malax::bispectrum(atoms, snap, n_points, points, 1, out, seconds);
+    return malax::bispectrum(atoms, snap, n_points, points, 1, malax_bispectrum_size(snap ? snap->twojmax : 0), out, seconds);
 }
 
 int malax_bispectrum_stages_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
                                 const double *points, float *out, double *seconds) {
-    return malax::bispectrum(atoms, snap, n_points, points, 1, out, seconds);
+    return malax::bispectrum(atoms, snap, n_points, points, 1, malax_bispectrum_size(snap ? snap->twojmax : 0), out, seconds);
 }

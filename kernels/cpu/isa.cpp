@@ -38,9 +38,13 @@ bool has_v4() {
 }
 #endif
 
-#define MALAX_LEVEL(level, test)                                                   \
-    {#level, test, {level::lanes_f32, level::snap_block_f32, level::moments_block_f32}, \
-     {level::lanes_f64, level::snap_block_f64, level::moments_block_f64}}
+#define MALAX_GAUSSIAN(level, type)                                                                   \
+    level::gaussian_block_##type, level::gaussian_block_adjoint_##type, level::gaussian_tile_##type, \
+        level::gaussian_tile_adjoint_##type
+
+#define MALAX_LEVEL(level, test)                                                                                    \
+    {#level, test, {level::lanes_f32, level::snap_block_f32, level::moments_block_f32, MALAX_GAUSSIAN(level, f32)}, \
+     {level::lanes_f64, level::snap_block_f64, level::moments_block_f64, MALAX_GAUSSIAN(level, f64)}}
 
 // best first
 const IsaLevel *levels() {
@@ -52,7 +56,7 @@ const IsaLevel *levels() {
         MALAX_LEVEL(v3, has_v3),
 #endif
         MALAX_LEVEL(baseline, always),
-        {nullptr, nullptr, {0, nullptr, nullptr}, {0, nullptr, nullptr}},
+        {nullptr, nullptr, {}, {}},
     };
     return all;
 }

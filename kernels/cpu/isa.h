@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "formulas/gaussian_types.h"
 #include "formulas/moments.h"
 #include "formulas/snap_types.h"
 
@@ -17,6 +18,14 @@ namespace malax {
                            const double *weights, double *values, double *sums);                       \
     void moments_block_f64(int64_t n_points, int64_t n_energies, int64_t n_weights, const double *ldos, \
                            const double *weights, double *values, double *sums);                       \
+    void gaussian_block_f32(const GaussianBlock<float> &block);                                        \
+    void gaussian_block_f64(const GaussianBlock<double> &block);                                       \
+    void gaussian_block_adjoint_f32(const GaussianBlock<float> &block);                                \
+    void gaussian_block_adjoint_f64(const GaussianBlock<double> &block);                               \
+    void gaussian_tile_f32(const GaussianTile<float> &tile);                                           \
+    void gaussian_tile_f64(const GaussianTile<double> &tile);                                          \
+    void gaussian_tile_adjoint_f32(const GaussianTile<float> &tile);                                   \
+    void gaussian_tile_adjoint_f64(const GaussianTile<double> &tile);                                  \
     }
 
 MALAX_DECLARE_LEVEL(baseline)
@@ -30,10 +39,17 @@ template <class T>
 using MomentsBlockFunction = void (*)(int64_t, int64_t, int64_t, const T *, const double *, double *, double *);
 
 template <class T>
+using GaussianBlockFunction = void (*)(const GaussianBlock<T> &);
+template <class T>
+using GaussianTileFunction = void (*)(const GaussianTile<T> &);
+
+template <class T>
 struct IsaFunctions {
     int lanes;  // points per block of the bispectrum
     SnapBlockFunction<T> snap_block;
     MomentsBlockFunction<T> moments_block;
+    GaussianBlockFunction<T> gaussian_block, gaussian_block_adjoint;
+    GaussianTileFunction<T> gaussian_tile, gaussian_tile_adjoint;
 };
 
 struct IsaLevel {

@@ -1,5 +1,7 @@
-"""What a network sees of the atoms around a point: bispectrum components, by our kernel or by LAMMPS."""
+"""What a network sees of the atoms around a point: bispectrum components or sums of Gaussians, by our
+kernels or by LAMMPS."""
 
+from malax.descriptors.gaussian import gaussian, gaussian_torch
 from malax.descriptors.snap import Descriptor, bispectrum, n_features
 
-__all__ = ["Descriptor", "bispectrum", "n_features"]
+__all__ = ["Descriptor", "bispectrum", "gaussian", "gaussian_torch", "n_features"]

@@ -40,14 +40,16 @@ struct Setup {
 
     std::vector<double> run(const std::vector<double> &points, int threads = 1) const {
         std::vector<double> out(points.size() / 3 * malax_bispectrum_size(snap.twojmax));
-        CHECK(malax_bispectrum_f64(&atoms, &snap, int64_t(points.size() / 3), points.data(), threads, out.data()) ==
+        CHECK(malax_bispectrum_f64(&atoms, &snap, int64_t(points.size() / 3), points.data(), threads,
+                                   malax_bispectrum_size(snap.twojmax), out.data()) ==
               MALAX_OK);
         return out;
     }
 
     int status(const std::vector<double> &points = {0, 0, 0}) const {
         std::vector<double> out(1000);
-        return malax_bispectrum_f64(&atoms, &snap, int64_t(points.size() / 3), points.data(), 1, out.data());
+        return malax_bispectrum_f64(&atoms, &snap, int64_t(points.size() / 3), points.data(), 1,
+                                    malax_bispectrum_size(snap.twojmax), out.data());
     }
 };
 
@@ -120,7 +122,7 @@ TEST(single_precision_is_near_double) {
     const std::vector<double> points = many_points(), wanted = s.run(points);
     std::vector<float> found(wanted.size());
     const size_t features = size_t(malax_bispectrum_size(6)), n = points.size() / 3;
-    CHECK(malax_bispectrum_f32(&s.atoms, &s.snap, int64_t(n), points.data(), 1, found.data()) == MALAX_OK);
+    CHECK(malax_bispectrum_f32(&s.atoms, &s.snap, int64_t(n), points.data(), 1, malax_bispectrum_size(s.snap.twojmax), found.data()) == MALAX_OK);
     for (size_t f = 0; f < features; ++f) {
         double largest = 0, error = 0;
         for (size_t p = 0; p < n; ++p) {
@@ -158,7 +160,7 @@ TEST(bad_arguments_have_a_status_and_a_message) {
         CHECK(std::strstr(malax_last_error(), message) != nullptr);
     };
     CHECK(Setup().status() == MALAX_OK);
-    CHECK(malax_bispectrum_f64(nullptr, nullptr, 0, nullptr, 1, nullptr) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_bispectrum_f64(nullptr, nullptr, 0, nullptr, 1, 0, nullptr) == MALAX_INVALID_ARGUMENT);
     Setup s;
     s.snap.twojmax = 15;
     refused(s, "twojmax must be 2 to 14");
