@@ -77,13 +77,20 @@ def generate(
         tuple[float, float, float] | None,
         typer.Option(metavar="LOW HIGH STEP", help="With --from: energies of the LDOS in eV."),
     ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME...", help="Of the recipe these structures.")
+    ] = None,
+    jobs: Annotated[
+        str | None,
+        typer.Option("--jobs", metavar="slurm|pbs", help="Write a job array instead of running anything."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
     from malax.commands import generate as command
 
     options = {"sigma": sigma, "stride": stride, "energies": energies}
-    command.generate(config, runs or [], output, options, overwrite)
+    command.generate(config, runs or [], output, options, overwrite, only or [], jobs)
 
 
 @app.command(short_help="Train a model from a configuration file.")
@@ -150,6 +157,29 @@ def predict(
         bool, typer.Option("--cube", help="Write the density beside OUT.h5 as OUT.cube.")
     ] = False,
     ldos: Annotated[bool, typer.Option("--ldos", help="Write the whole LDOS into OUT.h5, too.")] = False,
+    xsf: Annotated[bool, typer.Option("--xsf", help="Write the density as OUT.xsf.")] = False,
+    dos: Annotated[bool, typer.Option("--dos", help="Write the DOS as OUT.dos, as dos.x does.")] = False,
+    extxyz: Annotated[
+        bool, typer.Option("--extxyz", help="Write structure and energies as OUT.xyz.")
+    ] = False,
+    qe_save: Annotated[
+        Path | None, typer.Option("--qe-save", metavar="DIR", help="Write pw.x's save folder and inputs.")
+    ] = None,
+    pseudo: Annotated[
+        list[str] | None, typer.Option("--pseudo", metavar="Al=PATH", help="With --qe-save: a UPF file.")
+    ] = None,
+    kpoints: Annotated[
+        tuple[int, int, int] | None, typer.Option(metavar="N N N", help="With --qe-save: mesh of k-points.")
+    ] = None,
+    ecutwfc: Annotated[
+        float | None, typer.Option(metavar="RY", help="With --qe-save. Default: ecutrho / 4.")
+    ] = None,
+    bands: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="With --qe-save: bands of nscf.in and bands.in.")
+    ] = None,
+    qe_hdf5: Annotated[
+        bool, typer.Option("--qe-hdf5", help="With --qe-save: for a pw.x built with HDF5.")
+    ] = False,
     json_only: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -169,6 +199,15 @@ def predict(
         descriptors=descriptors,
         cube=cube,
         ldos=ldos,
+        xsf=xsf,
+        dos=dos,
+        extxyz=extxyz,
+        qe_save=qe_save,
+        pseudo=tuple(pseudo or ()),
+        kpoints=kpoints,
+        ecutwfc=ecutwfc,
+        bands=bands,
+        qe_hdf5=qe_hdf5,
         json_only=json_only,
         overwrite=overwrite,
     )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from malax.errors import FileError, InputError
+from malax.errors import FileError, InputError, MalaxError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,6 +87,12 @@ def validate(
 ) -> Model:
     """A nested dict as ``model``; errors as of `load`, naming ``where``."""
     prefix = f"{where}: " if where else ""
+    prepared = getattr(model, "prepared", None)
+    if prepared is not None:  # a model that fills blanks from a file that the configuration names
+        try:
+            tree = prepared(tree, Path(folder))
+        except MalaxError as error:
+            raise InputError(f"{prefix}{error}") from error
     try:
         # through JSON, so that a list may stand for a tuple but "10" not for 10
         text = json.dumps(_substituted(tree, prefix, ""))

@@ -27,6 +27,7 @@ from malax.checks import (
 from malax.comm import Comm, as_comm, mpi_version
 from malax.errors import FileError, InputError
 from malax.grid import Grid
+from malax.io.structures import as_atoms
 from malax.io.upf import Pseudopotential
 from malax.model_file import (
     FORMAT_VERSION,
@@ -116,6 +117,8 @@ class Emulator:
         return Path(path)
 
     def _serialize(self) -> bytes:
+        if not isinstance(self.network, LDOSNetwork):
+            raise InputError("a network of another program cannot be saved as a malax model: keep its file")
         return serialize(self.info, self.energy_grid, self.network.state_dict(), self.pseudopotentials)
 
     @cached_property
@@ -139,7 +142,7 @@ class Emulator:
 
         Parameters
         ----------
-        atoms : periodic structure
+        atoms : periodic structure, of ASE or pymatgen
         temperature : electronic temperature in K; None is the lowest training temperature
         grid : points along each lattice vector, or a Grid of this cell; None is the training spacing
             rounded up to an FFT-friendly size
@@ -186,11 +189,15 @@ class Emulator:
     ) -> list[Result]:
         """As `predict`, at several temperatures (K) in one pass over the grid; one result each."""
         comm = as_comm(comm)
+        atoms = as_atoms(atoms)
         check_atoms(atoms, self.info.elements)
         if descriptors not in ("native", "lammps"):
             raise InputError(f"unknown descriptor backend {descriptors!r}: 'native' or 'lammps' is needed")
         grid = choose_grid(self.info, atoms, grid)
         kelvins, notes = choose_temperatures(self.info, temperatures)
+        if self.info.sigma is None and unbroaden:
+            unbroaden = False
+            notes.append("the kernel of the training LDOS is not known: energies are not unbroadened")
         n_electrons = float(sum(self.info.valence[symbol] for symbol in atoms.get_chemical_symbols()))
         physics = Physics(self.energy_grid, n_electrons, self.info.broadening_variance, unbroaden)
         clock = Clock()

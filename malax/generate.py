@@ -9,99 +9,37 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
-
 from malax.comm import as_comm
 from malax.errors import FileError, InputError, MachineError, MalaxError
 from malax.io import files
+from malax.io.espresso import read_xml
 from malax.io.harvest import energy_axis, find_run, from_run
-from malax.io.pw_input import Value, check_namelists, pp_input, pw_input
+from malax.io.pw_input import pp_input, pw_input
 from malax.io.shared import from_shared, is_shared
 from malax.io.snapshot import Snapshot
 from malax.io.upf import read_upf
 from malax.pw_job import Job, find_program
-from malax.settings import FilePath, Settings
-from malax.structures import Group, Positive, Structure, structures_of
+from malax.recipe import GenerateConfig
+from malax.status import (
+    Checks,
+    Status,
+    check,
+    look,
+    write_checks,
+    write_failure,
+    write_status,
+)
+from malax.structures import Structure, structures_of
 
-__all__ = ["GenerateConfig", "from_run", "from_shared", "harvest", "run", "structures"]
-
-
-class LDOSSettings(Settings):
-    """How the LDOS is sampled."""
-
-    sigma: Positive = 0.2
-    """Width of the Gaussian kernel in eV; at least the spacing of the energies."""
-    energies: tuple[float, float, float] = (-6.0, 12.0, 0.1)
-    """Lowest, highest, spacing in eV."""
-    method: Literal["wavefunctions", "cubes"] = "wavefunctions"
-    """From pw.x's wavefunctions (norm-conserving; seconds) or from cubes of pp.x (ultrasoft too; minutes)."""
-    keep_bits: int | None = Field(default=13, ge=4, le=23)
-    """Bits of the mantissa that are kept (13: 6e-5 relative); null keeps all."""
-
-    @model_validator(mode="after")
-    def _sampled(self) -> LDOSSettings:
-        axis = energy_axis(self.energies)
-        if self.sigma < 0.999 * (axis[1] - axis[0]):
-            raise ValueError(
-                f"sigma={self.sigma:g} eV is below the spacing of the energies; use at least that"
-            )
-        return self
-
-
-class QESettings(Settings):
-    """How Quantum ESPRESSO is called, and what its input holds besides what malax sets."""
-
-    pw_command: str = "pw.x -in {input}"
-    """Command line, e.g. ``mpirun -n 16 pw.x -npool 4 -in {input}``."""
-    pp_command: str = "pp.x -in {input}"
-    control: dict[str, Value] = {}
-    """Further keys of the namelist, with QE's names and units."""
-    system: dict[str, Value]
-    """At least ecutwfc (Ry)."""
-    electrons: dict[str, Value] = {}
-    keep_wavefunctions: bool = False
-    """Keep wfc*.dat after the snapshot is written."""
-
-    @property
-    def namelists(self) -> dict[str, dict[str, Value]]:
-        return {"control": self.control, "system": self.system, "electrons": self.electrons}
-
-    @model_validator(mode="after")
-    def _allowed(self) -> QESettings:
-        check_namelists(self.namelists)
-        if "ecutwfc" not in self.system:
-            raise ValueError("qe.system needs ecutwfc (Ry)")
-        for command in (self.pw_command, self.pp_command):
-            if "{input}" not in command:
-                raise ValueError(
-                    f"the command {command!r} needs {{input}} where the name of the input file goes"
-                )
-        return self
-
-
-class GenerateConfig(Settings):
-    """A recipe: which structures, computed how, written where."""
-
-    out: FilePath
-    """Folder of the snapshots: <out>/<group><number>.h5."""
-    runs: FilePath | None = None
-    """Folder of the runs, by default <out>/runs."""
-    seed: int = Field(ge=0)
-    pseudopotentials: dict[str, FilePath]
-    """Element -> UPF file."""
-    qe: QESettings
-    ldos: LDOSSettings = LDOSSettings()
-    groups: dict[str, Group] = Field(min_length=1)
-
-    @property
-    def runs_folder(self) -> Path:
-        return self.runs or self.out / "runs"
+__all__ = ["GenerateConfig", "from_run", "from_shared", "harvest", "run", "status", "structures"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +65,32 @@ def structures(config: GenerateConfig) -> list[Structure]:
     return found
 
 
-def run(config: GenerateConfig, comm: Any = None, say: Callable[[str], None] | None = None) -> list[Outcome]:
+def _chosen(every: list[Structure], only: Iterable[str] | None) -> list[Structure]:
+    if only is None:
+        return every
+    names = list(dict.fromkeys(only))
+    by_name = {s.name: s for s in every}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise InputError(f"the recipe has no structure {unknown[0]}; it has {', '.join(by_name)}")
+    return [by_name[name] for name in names]
+
+
+def status(config: GenerateConfig, todo: Iterable[Structure] | None = None) -> list[Status]:
+    """The state of every structure of a recipe as it is on disk, in the recipe's order."""
+    return [
+        look(s.name, config.out / f"{s.name}.h5", config.runs_folder / s.name)
+        for s in (structures(config) if todo is None else todo)
+    ]
+
+
+def run(
+    config: GenerateConfig,
+    comm: Any = None,
+    say: Callable[[str], None] | None = None,
+    progress: Callable[[str, int, float], None] | None = None,
+    only: Iterable[str] | None = None,
+) -> list[Outcome]:
     """Compute every structure of a recipe that has no snapshot yet; the others are not touched.
 
     A structure that fails is reported with QE's own words, the rest goes on. Run again, it resumes:
@@ -137,6 +100,10 @@ def run(config: GenerateConfig, comm: Any = None, say: Callable[[str], None] | N
     Parameters
     ----------
     say : is called with a line about each structure (on rank 0 about its own)
+    progress : is called with name, iteration and estimated accuracy (Ry) while pw.x runs
+    only : names of structures; the others are not touched
+
+    ``status.csv`` in the folder of the snapshots is written anew after each structure.
 
     Returns
     -------
@@ -158,11 +125,13 @@ def run(config: GenerateConfig, comm: Any = None, say: Callable[[str], None] | N
         except OSError as error:
             raise MachineError(f"cannot make the folder {folder}: {error.strerror}") from error
     _check_pseudopotentials(config)
-    todo = structures(config)
+    every = structures(config)
+    todo = _chosen(every, only)
     mine = []
     for structure in todo[comm.rank :: comm.size]:
-        outcome = _attempt(structure, config)
+        outcome = _attempt(structure, config, progress)
         mine.append(outcome)
+        write_status(config.out / "status.csv", status(config, every))
         if say is not None:
             say(f"{outcome.name}: {outcome.state}{': ' if outcome.reason else ''}{outcome.reason}")
     gathered = comm.bcast(comm.gather(mine))
@@ -224,6 +193,8 @@ def harvest(
         if say is not None:
             what = f"{len(snapshot.atoms)} atoms, LDOS on {snapshot.ldos_shape} points"
             say(f"{target}: {what}, {snapshot.temperature:g} K")
+            if "occupations" in snapshot.provenance:
+                say(f"{target}: {snapshot.provenance['occupations']}")
     return snapshots
 
 
@@ -243,15 +214,24 @@ def _check_pseudopotentials(config: GenerateConfig) -> None:
             )
 
 
-def _attempt(structure: Structure, config: GenerateConfig) -> Outcome:
+def _attempt(
+    structure: Structure, config: GenerateConfig, progress: Callable[[str, int, float], None] | None
+) -> Outcome:
     """Make one snapshot; a failure becomes its outcome."""
+    folder = config.runs_folder / structure.name
     try:
-        return _make(structure, config)
+        outcome = _make(structure, config, progress)
     except MalaxError as error:
+        write_failure(folder, error)
         return Outcome(structure.name, "failed", str(error))
+    if outcome.state != "busy":
+        write_failure(folder, None)
+    return outcome
 
 
-def _make(structure: Structure, config: GenerateConfig) -> Outcome:
+def _make(
+    structure: Structure, config: GenerateConfig, progress: Callable[[str, int, float], None] | None
+) -> Outcome:
     group, target = config.groups[structure.group], config.out / f"{structure.name}.h5"
     text = pw_input(
         structure.atoms,
@@ -272,10 +252,12 @@ def _make(structure: Structure, config: GenerateConfig) -> Outcome:
             return Outcome(structure.name, "busy")
         for path in config.pseudopotentials.values():
             shutil.copyfile(path, job.folder / path.name)
-        job.pw(config.qe.pw_command, text)
+        begin = time.monotonic()
+        watch = None if progress is None else partial(progress, structure.name)
+        job.pw(config.qe.pw_command, text, watch)
         if config.ldos.method == "cubes":
             job.pp(config.qe.pp_command, pp_input(energy_axis(config.ldos.energies), config.ldos.sigma))
-        from_run(
+        snapshot = from_run(
             job.folder,
             target,
             ldos=config.ldos.method,
@@ -287,8 +269,20 @@ def _make(structure: Structure, config: GenerateConfig) -> Outcome:
             overwrite=False,
             provenance={"made_by": "malax generate", "recipe": recipe},
         )
+        xml = job.xml
+        try:
+            checks = check(snapshot, None if xml is None else read_xml(xml))
+        except MalaxError:
+            target.unlink()  # an LDOS that gives no Fermi level or energies is no snapshot
+            raise
+        checks = replace(checks, seconds=time.monotonic() - begin, iterations=job.iterations)
+        write_checks(job.folder, checks)
         job.clean(keep_wavefunctions=config.qe.keep_wavefunctions)
-    return Outcome(structure.name, "made")
+    return Outcome(structure.name, "made", "; ".join([*_floor(checks), *checks.concerns]))
+
+
+def _floor(checks: Checks) -> list[str]:
+    return [] if checks.floor is None else [f"floor {checks.floor:.2f} meV/atom"]
 
 
 def _recipe(structure: Structure, config: GenerateConfig, text: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class ModelInfo(BaseModel):
     descriptor: Descriptor
     network: NetworkConfig
     kernel: str = Field(pattern="^(gaussian|fermi-dirac)$")
-    sigma: float = Field(gt=0)
+    sigma: float | None = Field(gt=0)
     complete_to: float
     grid_spacing: float = Field(gt=0)
     xc: str
@@ -78,7 +78,12 @@ class ModelInfo(BaseModel):
 
     @property
     def broadening_variance(self) -> float:
-        """Variance of the kernel in eV^2: sigma^2/2 (Gaussian) or pi^2 sigma^2/3 (Fermi-Dirac)."""
+        """Variance of the kernel in eV^2: sigma^2/2 (Gaussian) or pi^2 sigma^2/3 (Fermi-Dirac).
+
+        0 if the kernel is not known (``sigma`` is None): then nothing is unbroadened.
+        """
+        if self.sigma is None:
+            return 0.0
         return self.sigma**2 * (0.5 if self.kernel == "gaussian" else np.pi**2 / 3)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from malax.evaluate import SnapshotErrors
+    from malax.io.pw_run import PwRun
     from malax.result import Result
 
 _OURS, _DFT, _GREY = "#c1440e", "#1f4e79", "0.45"
@@ -135,6 +136,43 @@ def _draw_parity(ax: Axes, snapshots: Sequence[SnapshotErrors]) -> None:
     ax.set_aspect("equal")
     ax.set_xlabel(f"DFT - ({center / 1e3:.3f} eV) (meV/atom)")
     ax.legend(frameon=False, fontsize=8)
+
+
+def band_structures(path: Any, dft: PwRun, ours: PwRun, title: str = "") -> Figure:
+    """The bands of the emulated density over those of DFT along a path, energies from DFT's Fermi level.
+
+    Parameters
+    ----------
+    path : ase.dft.kpoints.BandPath
+    dft, ours : runs of pw.x with calculation='bands' on the k-points of the path
+    """
+    figure = _figure(7.0, 4.8)
+    ax = figure.subplots()
+    x, ticks, labels = path.get_linear_kpoint_axis()
+    zero = dft.fermi_level or 0.0
+    # where the path jumps, two of its points share one place: the lines end there
+    jumps = np.flatnonzero(np.diff(x) < 1e-12) + 1
+    broken = np.insert(x, jumps, np.nan)
+    for run, style, name in (
+        (dft, ("-", _DFT, 2.2), "DFT"),
+        (ours, ("--", _OURS, 1.2), "malax's density"),
+    ):
+        line, color, width = style
+        levels = np.insert(run.eigenvalues - zero, jumps, np.nan, axis=0)
+        ax.plot(broken, levels, ls=line, color=color, lw=width)[0].set_label(name)
+        if run.fermi_level is not None:
+            ax.axhline(run.fermi_level - zero, color=color, lw=0.8, ls=":")
+    names: dict[float, str] = {}
+    for tick, label in zip(ticks, labels, strict=True):
+        label = label.replace("G", "Γ")
+        names[tick] = f"{names[tick]}|{label}" if tick in names else label
+        ax.axvline(tick, color=_GREY, lw=0.5)
+    ax.set_xticks(list(names), list(names.values()))
+    ax.set_xlim(x[0], x[-1])
+    ax.set_ylabel("energy - Fermi level of DFT (eV)")
+    ax.set_title(title)
+    ax.legend(frameon=True, fontsize=8, loc="upper right")
+    return figure
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -8,6 +8,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +19,11 @@ from malax.io.harvest import XML_NAME
 
 _MPI_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDI_", "HYDRA_", "MPIR_", "MPI_LOCAL", "PALS_")
 """A program started by a rank of a parallel job must not take itself for one of its ranks."""
+
+Watch = Callable[[int, float], None]
+LOOK = 1.0
+"""Seconds between looks at the output of pw.x."""
+_ACCURACY = re.compile(r"estimated scf accuracy\s+<\s+(\S+)\s+Ry")
 
 
 def find_program(command: str, where: str) -> None:
@@ -49,12 +56,14 @@ class Job:
             self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise MachineError(f"cannot write into {self.folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._release()
-            return None
-        return self
+        for _ in range(4):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self
+            except BlockingIOError:
+                time.sleep(0.02)  # somebody may just be looking (malax.status.is_locked)
+        self._release()
+        return None
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._release()
@@ -69,10 +78,21 @@ class Job:
         """The XML of the run in this folder, if there is one."""
         return next(iter(sorted(self.folder.glob(f"tmp/*.save/{XML_NAME}"))), None)
 
-    def pw(self, command: str, text: str) -> None:
+    @property
+    def iterations(self) -> int | None:
+        """Iterations of the self-consistent cycle that pw.x says it took."""
+        try:
+            text = (self.folder / "pw.out").read_text(errors="replace")
+        except OSError:
+            return None
+        found = re.findall(r"convergence has been achieved in\s+(\d+) iterations", text)
+        return int(found[-1]) if found else None
+
+    def pw(self, command: str, text: str, watch: Watch | None = None) -> None:
         """Run pw.x on this input, unless it has finished here on the same and its wavefunctions are there.
 
-        FileError with QE's own words if it fails.
+        FileError with QE's own words if it fails. ``watch`` is called with the iteration and the estimated
+        accuracy (Ry) whenever pw.x has done one.
         """
         input_file = self.folder / "pw.in"
         self._restore_xml()
@@ -85,7 +105,7 @@ class Job:
             cube.unlink()
         with atomic_path(input_file) as temporary:
             temporary.write_text(text)
-        self._call(command, "pw.in", "pw.out")
+        self._call(command, "pw.in", "pw.out", watch)
 
     def _finished(self, input_file: Path, text: str) -> bool:
         output = self.folder / "pw.out"
@@ -147,7 +167,7 @@ class Job:
             for path in [*self.folder.glob("tmp/*.wfc*"), *self.folder.glob("tmp/*.save/wfc*")]:
                 path.unlink()
 
-    def _call(self, command: str, input_name: str, output_name: str) -> None:
+    def _call(self, command: str, input_name: str, output_name: str, watch: Watch | None = None) -> None:
         """Run a program in the folder; FileError with its own error line unless it says JOB DONE."""
         words = [word.replace("{input}", input_name) for word in shlex.split(command)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_MPI_VARIABLES)}
@@ -155,15 +175,40 @@ class Job:
         output = self.folder / output_name
         try:
             with open(output, "w") as file:
-                done = subprocess.run(
+                process = subprocess.Popen(
                     words, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
-                    stdout=file, stderr=subprocess.STDOUT, check=False,
+                    stdout=file, stderr=subprocess.STDOUT,
                 )  # fmt: skip
+                try:
+                    code = _wait(process, output, watch)
+                finally:
+                    # an interrupt ends what it interrupted: the next try finds no half-written files growing
+                    if process.poll() is None:
+                        process.terminate()
+                        process.wait()
         except OSError as error:
             raise MachineError(f"cannot run {words[0]} in {self.folder}: {error.strerror}") from error
         text = output.read_text(errors="replace")
-        if done.returncode != 0 or "JOB DONE" not in text:
-            raise FileError(f"{words[0]} failed in {self.folder}: {error_line(text, done.returncode)}")
+        if code != 0 or "JOB DONE" not in text:
+            raise FileError(f"{words[0]} failed in {self.folder}: {error_line(text, code)}")
+
+
+def _wait(process: subprocess.Popen[bytes], output: Path, watch: Watch | None) -> int:
+    """The exit status; ``watch`` hears of each iteration meanwhile."""
+    if watch is None:
+        return process.wait()
+    told = 0
+    while True:
+        try:
+            code = process.wait(timeout=LOOK)
+        except subprocess.TimeoutExpired:
+            code = None
+        found = _ACCURACY.findall(output.read_text(errors="replace"))
+        if len(found) > told:
+            told = len(found)
+            watch(told, float(found[-1].upper().replace("D", "E")))
+        if code is not None:
+            return code
 
 
 def error_line(text: str, code: int) -> str:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ase.io
 import h5py
 import numpy as np
 from ase import Atoms
@@ -31,8 +32,11 @@ from malax.errors import FileError, InputError, MachineError
 from malax.grid import Grid
 from malax.io import hdf5
 from malax.io.cube import write_cube
+from malax.io.files import atomic_path
+from malax.io.qe_text import pw_energies, write_dos
 from malax.io.snapshot import FORMAT as SNAPSHOT_FORMAT
 from malax.io.snapshot import Snapshot
+from malax.io.xsf import write_xsf
 from malax.units import BOHR
 
 if TYPE_CHECKING:
@@ -215,6 +219,7 @@ class Result:
             "formula": self.atoms.get_chemical_formula(),
             "n_atoms": len(self.atoms),
             "energies": self.terms(),
+            "energies_as_pw": pw_energies(self.energies.as_dict()),
             "fermi_level": self.fermi_level,
             "n_electrons": self.n_electrons,
             "temperature": self.temperature,
@@ -232,6 +237,30 @@ class Result:
         # 1/bohr^3, which is what programs that read cube files take a density to be in
         values = self.density * BOHR**3
         write_cube(path, self.atoms, values, "electron density in 1/bohr^3", overwrite=overwrite)
+        return Path(path)
+
+    def write_xsf(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
+        """Write structure and density (1/A^3) as an XSF file (serial: `gather` first)."""
+        self._must_be_whole("write_xsf")
+        write_xsf(path, self.atoms, self.density, "density", overwrite)
+        return Path(path)
+
+    def write_dos(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
+        """Write the density of states in the format of dos.x (broadened as the model's LDOS is)."""
+        write_dos(path, self.energy_grid, self.dos, self.fermi_level, overwrite)
+        return Path(path)
+
+    def write_extxyz(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
+        """Write the structure as extended XYZ: ``energy`` = ``free_energy`` = F and the terms, in eV."""
+        atoms = Atoms(self.atoms.symbols, self.atoms.positions, cell=self.atoms.cell, pbc=self.atoms.pbc)
+        terms = {name: value for name, value in self.terms().items() if value is not None}
+        if "total_free" in terms:
+            atoms.info["energy"] = atoms.info["free_energy"] = terms["total_free"]
+        atoms.info |= {f"malax_{name}": value for name, value in terms.items()}
+        atoms.info |= {"malax_fermi_level": self.fermi_level, "malax_temperature": self.temperature}
+        with atomic_path(path, overwrite) as temporary:
+            # parallel=False: under mpi4py ASE would make this a collective call
+            ase.io.write(temporary, atoms, format="extxyz", parallel=False)
         return Path(path)
 
     def plot_dos(self, ax: Axes | None = None) -> Axes:

@@ -5,8 +5,9 @@ The structure of a group (one letter) with an index comes from its own generator
     rng = numpy.random.default_rng([seed, ord(letter), index]),
 
 which gives first, if the group is strained, three normal deviates e (the cell is multiplied by
-diag(1 + e)), then a normal displacement for each coordinate. So a structure does not depend on which
-others are made, and a recipe of a few lines stands for any number of files.
+diag(1 + e)), then a normal displacement for each coordinate, then, if there are vacancies, which atoms are
+missing, then, if the group is sheared, three normal deviates for yz, xz, xy. So a structure does not depend
+on which others are made, and a recipe of a few lines stands for any number of files.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ase.build import bulk, make_supercell
 from pydantic import Field, model_validator
 
 from malax.errors import FileError, InputError
+from malax.selection import farthest
 from malax.settings import FileList, Settings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -63,12 +65,24 @@ class Group(Settings):
     """Rows: the supercell's vectors in those of the lattice."""
     strain: NonNegative = 0.0
     """Standard deviation of the diagonal strain."""
+    shear: NonNegative = 0.0
+    """Standard deviation of the off-diagonal strains."""
     rattle: NonNegative = 0.0
     """Standard deviation of each coordinate's displacement in A."""
+    volumes: tuple[Positive, ...] = (1.0,)
+    """Factors of the lattice's volume; index i gets number i modulo their number."""
+    vacancies: Annotated[int, Field(ge=0)] = 0
+    """Atoms that are taken away at random."""
     indices: tuple[Index, ...] = ()
     """Which structures of the seed to make, e.g. [0, 1, 2]."""
     files: FileList = ()
-    """Structure files (whatever ASE reads, all their frames) instead of a lattice."""
+    """Structure files or trajectories (whatever ASE reads, all their frames) instead of a lattice."""
+    every: Count | None = None
+    """Of the frames of all files take every n-th."""
+    random: Count | None = None
+    """Of these take so many at random, by the recipe's seed."""
+    farthest: Count | None = None
+    """Of these take so many that differ most: farthest points in the space of their descriptors."""
 
     temperature: Positive
     """Electronic temperature in K."""
@@ -87,10 +101,16 @@ class Group(Settings):
             raise ValueError("a group needs either a lattice or files")
         if self.lattice is not None and not self.indices:
             raise ValueError("a group with a lattice needs indices, e.g. [0, 1, 2]")
-        if self.files and (self.indices or self.strain or self.rattle):
+        changed = self.strain or self.rattle or self.shear or self.vacancies or self.volumes != (1.0,)
+        if self.files and (self.indices or changed):
             raise ValueError(
-                "indices, strain and rattle are for a lattice; structures from files stay as they are"
+                "indices, strain, shear, rattle, volumes and vacancies are for a lattice; structures from "
+                "files stay as they are"
             )
+        if self.lattice is not None and (self.every or self.random or self.farthest):
+            raise ValueError("every, random and farthest select frames of files; a lattice has indices")
+        if self.random and self.farthest:
+            raise ValueError("random and farthest exclude each other")
         if len(set(self.indices)) != len(self.indices):
             raise ValueError("an index stands twice")
         if abs(round(float(np.linalg.det(np.array(self.supercell))))) < 1:
@@ -113,10 +133,21 @@ def seeded(group: Group, letter: str, index: int, seed: int) -> Atoms:
     assert group.lattice is not None
     atoms = make_supercell(group.lattice.build(), np.array(group.supercell))
     rng = np.random.default_rng([seed, ord(letter), index])
+    volume = group.volumes[index % len(group.volumes)]
+    if volume != 1.0:
+        atoms.set_cell(atoms.cell.array * volume ** (1 / 3), scale_atoms=True)
     if group.strain:
         stretch = np.diag(1 + rng.normal(0.0, group.strain, 3))
         atoms.set_cell(atoms.cell.array @ stretch, scale_atoms=True)
     atoms.positions += rng.normal(0.0, group.rattle, (len(atoms), 3))
+    if group.vacancies:
+        if group.vacancies >= len(atoms):
+            raise InputError(f"group {letter!r}: {group.vacancies} vacancies in {len(atoms)} atoms")
+        del atoms[sorted(rng.choice(len(atoms), group.vacancies, replace=False).tolist())]
+    if group.shear:
+        yz, xz, xy = rng.normal(0.0, group.shear, 3)
+        strain = np.array([[1, xy, xz], [xy, 1, yz], [xz, yz, 1]])
+        atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     return atoms
 
 
@@ -131,7 +162,22 @@ def structures_of(name: str, group: Group, seed: int) -> list[Structure]:
             raise InputError(f"group {name!r}: its name seeds its structures and must be one letter")
         return [Structure(f"{name}{i}", name, i, seeded(group, name, i, seed)) for i in group.indices]
     frames = [atoms for path in group.files for atoms in _read(path)]
-    return [Structure(f"{name}{i}", name, i, atoms) for i, atoms in enumerate(frames)]
+    # numbered as in the files: a structure keeps its name when others are selected
+    return [Structure(f"{name}{i}", name, i, frames[i]) for i in selected(name, group, frames, seed)]
+
+
+def selected(name: str, group: Group, frames: list[Atoms], seed: int) -> list[int]:
+    """The indices of the frames that a group takes. InputError if it wants more than there are."""
+    taken = list(range(0, len(frames), group.every or 1))
+    number = group.random or group.farthest
+    if number is None:
+        return taken
+    if number > len(taken):
+        raise InputError(f"group {name!r}: {number} structures are wanted, its files have {len(taken)}")
+    if group.random:
+        rng = np.random.default_rng([seed, *name.encode()])
+        return sorted(rng.choice(taken, number, replace=False).tolist())
+    return [taken[i] for i in farthest([frames[i] for i in taken], number)]
 
 
 def _read(path: Path) -> list[Atoms]:

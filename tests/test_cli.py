@@ -117,6 +117,24 @@ def test_predict_writes_and_does_not_overwrite(run, tmp_path):
     assert out.stat().st_mtime_ns > stamp
 
 
+def test_predict_for_other_programs(run, tmp_path):
+    tiny_model(ecutrho=200.0).save(tmp_path / "e.malax")
+    out = tmp_path / "o.h5"
+    arguments = ["predict", tmp_path / "e.malax", "al.xyz", "-o", out, "--xsf", "--dos", "--extxyz"]
+    arguments += ["--qe-save", tmp_path / "q", "--kpoints", 2, 2, 2, "--temperature", 950, 1000]
+    code, printed, err = run(*arguments)
+    assert code == 0 and "one-electron contribution" in printed, err
+    endings = {"h5", "xsf", "dos", "xyz"}
+    expected = {f"o_{i:04d}.{e}" for i in range(2) for e in endings} | {"e.malax", "q"}
+    assert {p.name for p in tmp_path.iterdir()} == expected
+    for folder in ("0000", "0001"):
+        assert (tmp_path / "q" / folder / "malax.save" / "charge-density.dat").is_file()
+    for one in tmp_path.glob("o_*"):
+        one.unlink()
+    refused(run(*arguments), "charge-density.dat exists", "--overwrite")
+    assert not list(tmp_path.glob("o_*"))
+
+
 def test_predict_several_results_are_numbered(run, tmp_path):
     code, _, _ = run("predict", "m.malax", "al.xyz", "--index", "::2", "-o", tmp_path / "o.h5")
     assert code == 0
@@ -171,6 +189,11 @@ def test_predict_warns_on_stderr(run):
         (["m.malax", "al.xyz", "--descriptors", "gpu"], ["'native' or 'lammps'"]),
         (["m.malax", "al.xyz", "--cube"], ["--cube needs -o"]),
         (["m.malax", "al.xyz", "--ldos"], ["--ldos needs -o"]),
+        (["m.malax", "al.xyz", "--dos"], ["--dos needs -o"]),
+        (["m.malax", "al.xyz", "--pseudo", "Al=x"], ["--pseudo goes with --qe-save"]),
+        (["m.malax", "al.xyz", "--qe-save", "q", "--pseudo", "x"], ["ELEMENT=PATH"]),
+        (["m.malax", "al.xyz", "--qe-save", "q"], ["does not know the ecutrho"]),
+        (["m.malax", "al.xyz", "--qe-save", "q", "--kpoints", "2", "2", "0"], ["three positive"]),
         (["m.malax", "al.xyz", "-o", "no/such/folder/o.h5"], ["folder", "does not exist"]),
         (["m.malax", "al.xyz", "-o", "o.txt"], ["name ending in .h5"]),
         (["m.malax", "al.xyz", "--temprature", "300"], ["No such option", "--temperature"]),

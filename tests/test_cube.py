@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ase.io.cube
 import numpy as np
 import pytest
 from ase import Atoms
-from qe_files import gaussian, toy, write_cubes
+from qe_files import fortran, gaussian, toy, write_cubes
 
 from malax.errors import FileError, InputError
 from malax.grid import Grid
-from malax.io import cube
+from malax.io import cube, cube_series
+from malax.io.cube_text import fixed_columns
 
 ENERGIES = np.arange(-4.0, 14.01, 1.0)
 
@@ -94,13 +96,13 @@ def test_ldos_series(tmp_path: Path) -> None:
     t = toy()
     write_cubes(tmp_path, t, ENERGIES, 1.0, gaussian)
     (tmp_path / "density.cube1").write_text("not of the series\n")
-    paths = cube.find_series(tmp_path)
-    assert len(paths) == len(ENERGIES) and cube.series_broadening(paths) == 1.0
-    energies, values = cube.read_ldos_series(paths, Grid(t.atoms.cell.array, t.shape))
+    paths = cube_series.find_series(tmp_path)
+    assert len(paths) == len(ENERGIES) and cube_series.series_broadening(paths) == 1.0
+    energies, values = cube_series.read_ldos_series(paths, Grid(t.atoms.cell.array, t.shape))
     np.testing.assert_allclose(energies, ENERGIES, atol=1e-12)
     expected = t.ldos(ENERGIES, gaussian(1.0))
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-30)
-    _, strided = cube.read_ldos_series(paths, Grid(t.atoms.cell.array, t.shape), stride=3)
+    _, strided = cube_series.read_ldos_series(paths, Grid(t.atoms.cell.array, t.shape), stride=3)
     np.testing.assert_array_equal(strided, values[::3, ::3, ::3])
 
 
@@ -110,11 +112,11 @@ def test_series_is_sorted_by_number_not_by_name(tmp_path: Path) -> None:
         path.rename(tmp_path / f"Al4_298_{i + 995:03d}.cub")  # 995 ... 1006
     # a series need not begin at 1 to be read in order, but then what is before it is missing
     with pytest.raises(FileError, match="LDOS cube 001 is missing"):
-        cube.find_series(tmp_path)
+        cube_series.find_series(tmp_path)
     for path in tmp_path.iterdir():
         number = int(path.stem.split("_")[-1]) - 994
         path.rename(tmp_path / f"Al4_298_{number}.cub")
-    assert [int(p.stem.split("_")[-1]) for p in cube.find_series(tmp_path)] == list(range(1, 13))
+    assert [int(p.stem.split("_")[-1]) for p in cube_series.find_series(tmp_path)] == list(range(1, 13))
 
 
 def test_a_series_with_a_gap_an_early_end_or_another_grid(tmp_path: Path) -> None:
@@ -124,20 +126,70 @@ def test_a_series_with_a_gap_an_early_end_or_another_grid(tmp_path: Path) -> Non
     text = paths[4].read_text()
     paths[4].unlink()
     with pytest.raises(FileError, match="LDOS cube 005 is missing"):
-        cube.find_series(tmp_path)
+        cube_series.find_series(tmp_path)
     paths[4].write_text(text[: len(text) // 2])
     with pytest.raises(FileError, match="005_ldos.cube is truncated"):
-        cube.read_ldos_series(paths, grid)
+        cube_series.read_ldos_series(paths, grid)
     paths[4].write_text(text.replace("0.0000 eV", "0.3000 eV"))
     with pytest.raises(FileError, match="005_ldos.cube.*out of step"):
-        cube.read_ldos_series(paths, grid)
+        cube_series.read_ldos_series(paths, grid)
     paths[4].write_text(text)
     with pytest.raises(FileError, match="ends here, at 13 eV.*asks for 14 eV"):
-        cube.read_ldos_series(paths[:-1], grid, highest=14.0)
+        cube_series.read_ldos_series(paths[:-1], grid, highest=14.0)
     with pytest.raises(FileError, match="do not match the run's grid"):
-        cube.read_ldos_series(paths, Grid(t.atoms.cell.array, (9, 10, 13)))
+        cube_series.read_ldos_series(paths, Grid(t.atoms.cell.array, (9, 10, 13)))
     with pytest.raises(FileError, match="do not match the run's grid"):
-        cube.read_ldos_series(paths, Grid(t.atoms.cell.array * 1.001, t.shape))
+        cube_series.read_ldos_series(paths, Grid(t.atoms.cell.array * 1.001, t.shape))
     paths[0].with_name("other_001.cube").write_text(text)
     with pytest.raises(FileError, match="more than one series"):
-        cube.find_series(tmp_path)
+        cube_series.find_series(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5), (3, 2, 6), (2, 2, 13), (40, 40, 181)])
+def test_fixed_columns_are_the_words(shape: tuple[int, int, int]) -> None:
+    """All magnitudes that E13.5 writes, three-digit exponents among them, as float() reads them."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=shape) * 10.0 ** rng.integers(-130, 40, size=shape)
+    values[0, 0, :2] = 0.0, -0.0
+    lines = []
+    for run in values.reshape(-1, shape[2]):
+        words = [f"{fortran(x):>13s}" for x in run]
+        lines += ["".join(words[i : i + 6]) for i in range(0, len(words), 6)]
+    body = ("\n".join(lines) + "\n").encode()
+    found = fixed_columns(body, shape)
+    assert found is not None
+    plain = [float(re.sub(r"(\d)([-+]\d{3})$", r"\1E\2", word)) for line in lines for word in line.split()]
+    # exact up to 10^22, where powers of ten are; beyond to rounding
+    np.testing.assert_allclose(found, plain, rtol=1e-15)
+    moderate = (np.abs(plain) > 1e-16) & (np.abs(plain) < 1e16)
+    np.testing.assert_array_equal(found[moderate], np.array(plain)[moderate])
+
+
+@pytest.mark.parametrize("change", [b"x", b" ", b"D", b"\n", b"."])
+def test_other_formats_are_left_to_the_reader_of_words(change: bytes) -> None:
+    body = b"  0.12345E-02  0.12345E-02\n" * 4
+    assert fixed_columns(body, (2, 2, 2)) is not None
+    for place in (2, 3, 5, 9, 11, 26):
+        damaged = body[:place] + change + body[place + 1 :]
+        if damaged != body:
+            assert fixed_columns(damaged, (2, 2, 2)) is None, place
+    assert fixed_columns(body[:-5], (2, 2, 2)) is None
+    assert fixed_columns(body + body, (2, 2, 2)) is None
+    assert fixed_columns(body + b" \n", (2, 2, 2)) is not None
+
+
+def test_a_series_is_the_same_with_any_threads_and_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    t = toy()
+    paths = write_cubes(tmp_path, t, ENERGIES, 1.0, gaussian)
+    grid = Grid(t.atoms.cell.array, t.shape)
+    _, whole = cube_series.read_ldos_series(paths, grid)
+    monkeypatch.setattr(cube_series, "BLOCK", 1000)
+    seen: list[tuple[int, int]] = []
+    for threads in (1, 3):
+        series = cube_series.open_series(paths, grid, threads=threads, progress=lambda *n: seen.append(n))
+        blocks = list(series.blocks())
+        assert len(blocks) > 10
+        np.testing.assert_array_equal(np.concatenate(blocks), whole.reshape(-1, len(ENERGIES)))
+        np.testing.assert_allclose(series.sums, whole.sum(axis=(0, 1, 2), dtype=float), rtol=1e-6)
+    assert seen[-1] == (len(paths), len(paths))
+    assert sorted(tmp_path.iterdir()) == sorted(paths)

@@ -127,9 +127,6 @@ def test_fixed_occupations_have_a_fermi_level_in_the_gap(tmp_path: Path) -> None
         ({"extra_dft": "<vdW/>"}, "van der Waals"),
         ({"converged": False}, "did not converge"),
         ({"calculation": "nscf"}, "calculation='nscf'"),
-        ({"smearing": "mp"}, "methfessel-paxton occupations"),
-        ({"smearing": "mv"}, "cold occupations"),
-        ({"smearing": "gaussian"}, "gaussian occupations"),
     ],
 )
 def test_runs_that_no_snapshot_can_hold_are_refused_by_name(
@@ -139,6 +136,22 @@ def test_runs_that_no_snapshot_can_hold_are_refused_by_name(
     with pytest.raises(InputError, match=message):
         from_run(tmp_path / "r", tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
+
+
+@pytest.mark.parametrize("smearing", ["mp", "mv", "gaussian"])
+def test_other_smearings_are_adopted_without_the_energies_that_hang_on_them(
+    tmp_path: Path, smearing: str
+) -> None:
+    t = toy(temperature=300.0)
+    write_run(tmp_path / "r", t, smearing=smearing)
+    s = from_run(tmp_path / "r", tmp_path / "a.h5", sigma=0.5, energies=(-14.0, 30.0, 0.5))
+    assert s.temperature == 0.0 and set(s.energies) == {"hartree", "xc", "vxc_rho", "ewald"}
+    assert "no electronic temperature" in s.provenance["occupations"]
+    write_run(tmp_path / "fd", t)
+    same = from_run(tmp_path / "fd", tmp_path / "b.h5", sigma=0.5, energies=(-14.0, 30.0, 0.5))
+    assert same.temperature == pytest.approx(300.0) and "total_free" in same.energies
+    np.testing.assert_array_equal(s.read_ldos(), same.read_ldos())
+    np.testing.assert_array_equal(s.density, same.density)
 
 
 @pytest.mark.parametrize("gamma", [False, True])

@@ -100,6 +100,17 @@ def test_quantum_espresso(tmp_path):
     assert "equal to the density" in said and (out / "dft.cube").is_file()
 
 
+@needs_pw
+def test_bands(tmp_path):
+    said, out = run_example("bands", tmp_path)
+    assert (out / "bands.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    counts = dict(re.findall(r"(\w+)\.out: +convergence has been achieved in +(\d+) iter", said))
+    assert int(counts["scf"]) < int(counts["atoms"])
+    ours, dft = map(float, re.search(r"density (\S+) eV, DFT (\S+) eV", said).groups())
+    assert ours == pytest.approx(dft, abs=0.05)
+    assert float(re.search(r"rms after removing it (\S+) meV", said)[1]) < 20
+
+
 def test_ten_lines_of_the_readme(capsys):
     (code,) = (block for block in blocks("python") if "emulator.predict" in block)
     assert len([line for line in code.splitlines() if line.strip()]) <= 10

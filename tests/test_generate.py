@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import pytest
+import yaml
 from ase import Atoms
 from ase.build import bulk, make_supercell
+from fakes import make_snapshot
 from qe_files import UPF, gaussian, toy, write_run
 
+from malax import cli, generate, pw_job, status
 from malax import config as yaml_config
-from malax import generate
 from malax.errors import FileError, InputError, MissingPeerError
 from malax.generate import GenerateConfig
+from malax.io.espresso import read_xml
 from malax.io.pw_input import pw_input
 from malax.io.snapshot import Snapshot
 
@@ -206,11 +212,57 @@ def test_structures_from_files_stay_as_they_are(kitchen: Kitchen) -> None:
         generate.structures(kitchen.config(groups={"mine": group}))
 
 
+def test_frames_are_selected(kitchen: Kitchen) -> None:
+    rng = np.random.default_rng(0)
+    frames = [bulk("Al", a=4.05, cubic=True) for _ in range(12)]
+    for i, atoms in enumerate(frames):
+        atoms.positions += rng.normal(0, 0.02, (4, 3))
+        if i in (3, 8):  # unlike the others, and unlike each other
+            atoms.set_cell(atoms.cell * (0.93 if i == 3 else 1.08), scale_atoms=True)
+    ase.io.write(kitchen.folder / "md.xyz", frames, format="extxyz", parallel=False)
+    base = {"files": ["md.xyz"], "temperature": 500.0, "kpoints": [1, 1, 1], "n_bands": 4}
+
+    def names(seed: int = 5, **select: int) -> list[str]:
+        made = generate.structures(kitchen.config(seed=seed, groups={"md": {**base, **select}}))
+        for s in made:
+            np.testing.assert_allclose(s.atoms.positions, frames[s.number].positions, atol=1e-7)
+        return [s.name for s in made]
+
+    assert names(every=5) == ["md0", "md5", "md10"]
+    assert {"md3", "md8"} < set(names(farthest=3)) and len(names(farthest=3)) == 3
+    assert "md8" in names(every=4, farthest=2)
+    assert names(random=4) == names(random=4) and len(set(names(random=4))) == 4
+    assert names(random=4) != names(random=4, seed=6)
+    assert names(farthest=12) == names()
+    for select in ({"random": 13}, {"every": 4, "farthest": 4}):
+        with pytest.raises(InputError, match="structures are wanted, its files have"):
+            names(**select)
+
+
+def test_volumes_vacancies_and_shear(kitchen: Kitchen) -> None:
+    plain = generate.structures(kitchen.config(groups__a__strain=0.0))
+    lattice = plain[0].atoms.get_volume()
+    made = generate.structures(kitchen.config(groups__a__strain=0.0, groups__a__volumes=[0.9, 1.2]))
+    assert [s.atoms.get_volume() / lattice for s in made] == pytest.approx([0.9, 1.2, 0.9])
+    changes = {"groups__a__strain": 0.0, "groups__a__vacancies": 1}
+    holes = generate.structures(kitchen.config(**changes))
+    for hole, whole in zip(holes, plain, strict=True):
+        assert len(hole.atoms) == len(whole.atoms) - 1
+        left = np.abs(whole.atoms.positions[:, None] - hole.atoms.positions).sum(axis=2).min(axis=0)
+        assert left.max() < 1e-12  # those that stay stay where they were
+    sheared = generate.structures(kitchen.config(groups__a__strain=0.0, groups__a__shear=0.05))[0].atoms
+    change = np.linalg.solve(plain[0].atoms.cell.array, sheared.cell.array)
+    np.testing.assert_allclose(change, change.T, atol=1e-12)
+    assert np.abs(change - np.eye(3)).max() > 1e-3 and np.allclose(np.diag(change), 1)
+    with pytest.raises(InputError, match="2 vacancies in 2 atoms"):
+        generate.structures(kitchen.config(groups__a__vacancies=2))
+
+
 def test_run_makes_snapshots_and_never_twice(kitchen: Kitchen) -> None:
     config, said = kitchen.config(), []
     outcomes = generate.run(config, say=said.append)
     assert [(o.name, o.state) for o in outcomes] == [("a0", "made"), ("a1", "made"), ("a2", "made")]
-    assert said == ["a0: made", "a1: made", "a2: made"]
+    assert [line.partition(": floor")[0] for line in said] == ["a0: made", "a1: made", "a2: made"]
     assert kitchen.calls() == ["a0 pw", "a1 pw", "a2 pw"]
     s = Snapshot.load(kitchen.folder / "out/a1.h5")
     t = toy(ase.io.read(kitchen.folder / "out/runs/a1/pw.in", format="espresso-in"))
@@ -243,11 +295,114 @@ def test_a_failure_is_told_in_qe_words_and_the_rest_goes_on(kitchen: Kitchen) ->
         generate.run(kitchen.config(), say=said.append)
     assert "Error in routine cdiaghg (153): S matrix not positive definite" in said[0] and "\n" not in said[0]
     assert "did not converge" in said[1]
-    assert said[2] == "a2: made"
+    assert said[2].startswith("a2: made")
+    rows = list(csv.DictReader(open(kitchen.folder / "out/status.csv")))
+    assert [(r["name"], r["state"]) for r in rows] == [("a0", "failed"), ("a1", "failed"), ("a2", "made")]
+    assert "S matrix not positive definite" in rows[0]["remark"] and rows[0]["seconds"] == ""
+    assert float(rows[2]["seconds"]) >= 0 and "coarse k-mesh" in rows[2]["remark"]
     assert sorted(p.name for p in (kitchen.folder / "out").glob("*.h5")) == ["a2.h5"]
     kitchen.breaks()
     assert [o.state for o in generate.run(kitchen.config(groups__a__indices=[0, 2]))] == ["made", "kept"]
     assert kitchen.calls() == ["a0 pw", "a1 pw", "a2 pw", "a0 pw"]
+
+
+def test_only_some_structures(kitchen: Kitchen) -> None:
+    assert [o.name for o in generate.run(kitchen.config(), only=["a2", "a0"])] == ["a2", "a0"]
+    assert kitchen.calls() == ["a2 pw", "a0 pw"]
+    assert [s.state for s in generate.status(kitchen.config())] == ["made", "waiting", "made"]
+    with pytest.raises(InputError, match="no structure b7; it has a0, a1, a2"):
+        generate.run(kitchen.config(), only=["b7"])
+
+
+def test_a_job_array_computes_what_is_left(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts run as a scheduler would run them."""
+    recipe = kitchen.folder / "recipe.yaml"
+    tree = json.loads(kitchen.config(job={"header": ["#SBATCH --time=10"]}).model_dump_json())
+    del tree["groups"]["a"]["files"], tree["runs"]
+    recipe.write_text(yaml.safe_dump(tree))
+    generate.run(yaml_config.load(recipe, GenerateConfig), only=["a1"])
+    for scheduler, index in (("slurm", "SLURM_ARRAY_TASK_ID"), ("pbs", "PBS_ARRAY_INDEX")):
+        with pytest.raises(SystemExit) as leave:
+            cli.main(["generate", str(recipe), "--jobs", scheduler])
+        assert not leave.value.code
+        script = kitchen.folder / f"out/jobs/{scheduler}.sh"
+        lines = script.read_text().splitlines()
+        assert lines[1] == {"slurm": "#SBATCH --array=1-2", "pbs": "#PBS -J 1-1"}[scheduler]
+        assert lines[2] == "#SBATCH --time=10"
+        number = 2 if scheduler == "slurm" else 1  # a2, then a0
+        environment = {**os.environ, index: str(number), "SLURM_NTASKS": "64"}
+        environment["PYTHONPATH"] = str(Path(generate.__file__).parents[1])
+        done = subprocess.run(["bash", str(script)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert kitchen.calls() == ["a1 pw", "a2 pw", "a0 pw"]
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["generate", str(recipe), "--jobs", "slurm"])
+    assert leave.value.code == 2
+
+
+PWI = """! an input as people have them
+&CONTROL
+  calculation = 'scf' , prefix="al", pseudo_dir = './pots/'  ! not: 'this'
+/
+&system
+  ibrav=0, nat = 2, ntyp = 1, ecutwfc = 1.2d1, ecutrho = 48
+  nspin = 1, nbnd = 9, occupations = 'smearing', smearing='f-d', degauss = 0.0063336231,
+  starting_magnetization(1) = 0.0, nosym=.TRUE.
+/
+&electrons
+  conv_thr = 1e-9, mixing_mode = 'local-TF', startingpot = 'file' /
+ATOMIC_SPECIES
+Al 26.98 Al.pbe-nc.UPF
+# a comment
+K_POINTS automatic
+4 5 6 0 0 0
+CELL_PARAMETERS angstrom
+4 0 0
+0 4 0
+0 0 4
+ATOMIC_POSITIONS crystal
+Al 0 0 0
+Al 0.5 0.5 0.5
+"""
+
+
+def test_an_input_of_pw_is_a_template(kitchen: Kitchen) -> None:
+    (kitchen.folder / "pots").mkdir()
+    (kitchen.folder / "pots" / UPF.name).write_bytes(UPF.read_bytes())
+    (kitchen.folder / "al.pwi").write_text(PWI)
+    tree = json.loads(kitchen.config().model_dump_json())
+    group = {k: tree["groups"]["a"][k] for k in ("lattice", "supercell", "rattle", "indices")}
+    qe = {"template": "al.pwi", "pw_command": tree["qe"]["pw_command"], "electrons": {"conv_thr": 1e-7}}
+    recipe = {"out": "t", "seed": 5, "qe": qe, "ldos": tree["ldos"], "groups": {"a": group}}
+
+    def made() -> GenerateConfig:
+        return yaml_config.validate(recipe, GenerateConfig, folder=kitchen.folder)
+
+    config = made()
+    found = config.groups["a"]
+    assert (found.kpoints, found.n_bands) == ((4, 5, 6), 9)
+    assert found.temperature == pytest.approx(1000.0, abs=1e-3)
+    assert config.qe.system["ecutwfc"] == 12.0 and config.qe.system["nosym"] is True
+    assert not {"nbnd", "ibrav", "degauss", "nat"} & set(config.qe.system)
+    assert config.qe.electrons == {"conv_thr": 1e-7, "mixing_mode": "local-TF"}
+    assert config.pseudopotentials == {"Al": (kitchen.folder / "pots" / UPF.name).resolve()}
+    group["kpoints"] = [2, 2, 1]
+    assert made().groups["a"].kpoints == (2, 2, 1)
+    assert [o.state for o in generate.run(made(), only=["a0"])] == ["made"]
+    text = (kitchen.folder / "t/runs/a0/pw.in").read_text()
+    assert "ecutwfc = 12.0" in text and "local-TF" in text and "startingpot" not in text
+    for change, message in (
+        (("nspin = 1", "nspin = 2"), "spin polarisation"),
+        (("K_POINTS", "HUBBARD {ortho-atomic}\nU Al-3p 1.0\nK_POINTS"), "DFT.U"),
+        (("&electrons", "&electrons\n what is this"), "line 11: 'what' is not key = value"),
+        (("&system", "&sistem"), "namelist &system is missing"),
+    ):
+        (kitchen.folder / "al.pwi").write_text(PWI.replace(*change))
+        with pytest.raises(InputError, match=message):
+            made()
+    (kitchen.folder / "al.pwi").unlink()
+    with pytest.raises(InputError, match="cannot read the pw.x input"):
+        made()
 
 
 def test_an_interrupted_run_starts_anew_a_finished_one_is_harvested(kitchen: Kitchen) -> None:
@@ -272,7 +427,9 @@ def test_two_processes_share_a_recipe(kitchen: Kitchen) -> None:
     other = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(other, fcntl.LOCK_EX)
     assert [o.state for o in generate.run(kitchen.config())] == ["made", "busy", "made"]
+    assert [s.state for s in generate.status(kitchen.config())] == ["made", "running", "made"]
     os.close(other)
+    assert [s.state for s in generate.status(kitchen.config())] == ["made", "waiting", "made"]
     assert [o.state for o in generate.run(kitchen.config())] == ["kept", "made", "kept"]
 
 
@@ -321,11 +478,18 @@ def test_cubes_of_pp_get_a_gaussian_kernel_and_the_xml_is_put_back(kitchen: Kitc
         ({"groups__a__supercell": [[1, 0, 0], [1, 0, 0], [0, 0, 1]]}, "not independent"),
         ({"groups__a__temperature": -1.0}, "temperature"),
         ({"groups": {}}, "groups"),
+        ({"groups__a__every": 3}, "select frames of files"),
         ({"ldos__sigma": 0.1}, "below the spacing"),
         ({"ldos__energies": [1.0, 2.0, 0.3]}, "divide the range"),
         ({"qe__system": {}}, "ecutwfc"),
         ({"qe__system": {"ecutwfc": 10, "nbnd": 5}}, "system.nbnd follows from"),
-        ({"qe__system": {"ecutwfc": 10, "nspin": 2}}, "system.nspin: malax's snapshots cannot hold"),
+        ({"qe__system": {"ecutwfc": 10, "nspin": 2}}, "cannot hold such a run .spin polarisation"),
+        ({"qe__system": {"ecutwfc": 10, "lspinorb": True}}, "spin-orbit coupling"),
+        ({"qe__system": {"ecutwfc": 10, "hubbard_u(1)": 3.0}}, "DFT.U"),
+        ({"qe__system": {"ecutwfc": 10, "vdw_corr": "grimme-d3"}}, "van der Waals"),
+        ({"qe__system": {"ecutwfc": 10, "input_dft": "hse"}}, "another functional"),
+        ({"qe__system": {"ecutwfc": 10, "tot_charge": 1}}, "charged cell"),
+        ({"qe__control": {"tefield": True}}, "electric field"),
         ({"qe__pw_command": "pw.x"}, r"\{input\}"),
     ],
 )
@@ -353,6 +517,59 @@ def test_what_can_be_known_early_is_told_before_pw_runs(kitchen: Kitchen) -> Non
 
 def _group(kitchen: Kitchen) -> dict:
     return json.loads(kitchen.config().groups["a"].model_dump_json(exclude={"files"}))
+
+
+def test_checks_of_an_ldos_that_is_its_own_reference(tmp_path: Path) -> None:
+    """A made-up snapshot whose energies follow from its LDOS: the floor is zero, a change of them shows."""
+    snapshot = make_snapshot(tmp_path / "s.h5", 0, shape=(9, 9, 9))
+    exact = status.check(snapshot)
+    assert abs(exact.floor) < 1e-3 and abs(exact.floor_band) < 1e-3 and exact.density < 1e-3
+    assert abs(exact.electrons) < 0.02 and exact.concerns == []
+    snapshot.energies["total_free"] -= 0.04
+    off = status.check(snapshot)
+    assert off.floor == pytest.approx(10.0, abs=1e-3)  # 4 atoms
+    assert "misses DFT's free energy by 10.0 meV/atom" in off.concerns[0]
+
+
+def test_levels_per_width(tmp_path: Path) -> None:
+    run = read_xml(write_run(tmp_path, toy(shape=(6, 7, 8))) / "data-file-schema.xml")
+    below = run.eigenvalues < run.fermi_level
+    wanted = (run.weights[:, None] / 2 * below).sum() * 4 / (run.fermi_level - run.eigenvalues.min()) * 0.6
+    assert status.levels_per_width(run, 0.3) == pytest.approx(wanted)  # a 2 x 2 x 1 mesh in the file
+
+
+def test_progress_of_the_cycle_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pw_job, "LOOK", 0.02)
+    script = tmp_path / "pw.py"
+    script.write_text(
+        "import time\nfor e in ('0.5E-01', '1.2E-04', '3.1D-07'):\n"
+        "    print(f'     estimated scf accuracy    <       {e} Ry', flush=True)\n    time.sleep(0.15)\n"
+        "print('     convergence has been achieved in   3 iterations\\n   JOB DONE.')\n"
+    )
+    told: list[tuple[int, float]] = []
+    with pw_job.Job(tmp_path / "run") as job:
+        assert job is not None
+        job.pw(f"{sys.executable} {script} {{input}}", "input", lambda *what: told.append(what))
+        assert job.iterations == 3
+    assert told == [(1, 0.05), (2, 1.2e-4), (3, 3.1e-7)]
+
+
+def test_an_interrupt_ends_pw(tmp_path: Path) -> None:
+    script = tmp_path / "pw.py"
+    script.write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
+
+    def interrupt(process: object, output: Path, watch: object) -> int:
+        while not (output.parent / "pid").exists() or not (output.parent / "pid").read_text():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pw_job, "_wait", interrupt)
+        with pw_job.Job(tmp_path / "run") as job:
+            assert job is not None
+            job.pw(f"{sys.executable} {script} {{input}}", "input")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "run/pid").read_text()), 0)
 
 
 def test_pw_input() -> None:

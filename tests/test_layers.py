@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "malax"
 LAYERS = (
     "cli commands bench bench_bispectrum demo config interfaces",
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
-    "checkpoint loss pw_job structures optimize scaling training train_config train_log validation",
+    "checkpoint loss pw_job structures optimize scaling training train_config train_log validation "
+    "selection status job_scripts recipe recipe_template",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network io",
     "grid fields comm kernels kernels_gaussian settings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LISTS = {"--temperature": float, "--from": str, "--set": str}
+_LISTS = {"--temperature": float, "--from": str, "--set": str, "--pseudo": str, "--only": str}
 """Options that take several values after one name, as in ``--temperature 298 933``."""
 
 

@@ -49,6 +49,10 @@ Line = tuple[str, str, Any]
 """Name, text for people, value for programs."""
 
 
+def _broadening(one: Any) -> str:
+    return "not known" if one.sigma is None else f"{one.kernel}, sigma {one.sigma:g} eV"
+
+
 def describe_model(emulator: Emulator) -> list[Line]:
     """The lines about a model."""
     one = emulator.info
@@ -75,7 +79,7 @@ def describe_model(emulator: Emulator) -> list[Line]:
             [grid[0], grid[-1], len(grid)],
         ),
         ("complete to", f"{one.complete_to:.3f} eV", one.complete_to),
-        ("broadening", f"{one.kernel}, sigma {one.sigma:g} eV", [one.kernel, one.sigma]),
+        ("broadening", _broadening(one), [one.kernel, one.sigma]),
         ("grid spacing", f"{one.grid_spacing:.4f} A", one.grid_spacing),
         ("functional", one.xc, one.xc),
         ("ecutrho", "-" if one.ecutrho is None else f"{one.ecutrho:.2f} eV", one.ecutrho),

@@ -14,6 +14,7 @@ from malax.comm import Comm, on_root, world
 from malax.commands.console import Console, number
 from malax.errors import InputError
 from malax.io.files import check_output
+from malax.io.qe_text import pw_energies
 from malax.io.structures import read_structures
 
 if TYPE_CHECKING:
@@ -36,8 +37,23 @@ class PredictOptions:
     descriptors: str = "native"
     cube: bool = False
     ldos: bool = False
+    xsf: bool = False
+    dos: bool = False
+    extxyz: bool = False
+    qe_save: Path | None = None
+    pseudo: tuple[str, ...] = ()
+    kpoints: tuple[int, int, int] | None = None
+    ecutwfc: float | None = None
+    bands: int | None = None
+    qe_hdf5: bool = False
     json_only: bool = False
     overwrite: bool = False
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """What else is written beside OUT.h5: option -> ending."""
+        endings = {"cube": ".cube", "xsf": ".xsf", "dos": ".dos", "extxyz": ".xyz"}
+        return {name: ending for name, ending in endings.items() if getattr(self, name)}
 
 
 @dataclass(frozen=True)
@@ -56,15 +72,24 @@ def predict(model: Path, structures: Sequence[Path], options: PredictOptions) ->
     todo = on_root(comm, lambda: _read(structures, options))
     n_results = len(todo) * max(1, len(options.temperatures))
     outputs = on_root(comm, lambda: output_paths(options, n_results))
+    from malax.commands import qe_save
     from malax.emulator import Emulator  # torch: only now
 
     emulator = on_root(comm, lambda: Emulator.load(model))
+    saves = None
+    if options.qe_save is not None:
+        structures_read = [structure.atoms for structure in todo]
+        saves = on_root(comm, lambda: qe_save.save_targets(emulator, structures_read, options, n_results))
     objects = []
     for i, structure in enumerate(todo):
         results = _predict_one(emulator, structure, options, comm, console)
         paths = outputs[i * len(results) : (i + 1) * len(results)]
         for j, result in enumerate(results):
             written = _write(result, paths[j] if paths else None, options)
+            if saves is not None:
+                folder = saves[0][i * len(results) + j]
+                qe_save.write(result, emulator, folder, saves[1])
+                written.append(folder)
             _show(console, structure, result, written, header=j == 0)
             objects.append(
                 {"structure": structure.label, **result.as_json(), "files": [str(p) for p in written]}
@@ -76,9 +101,19 @@ def predict(model: Path, structures: Sequence[Path], options: PredictOptions) ->
 def _check_options(options: PredictOptions) -> None:
     if options.grid is not None and options.spacing is not None:
         raise InputError("--grid and --spacing exclude each other; give one of them")
-    if options.output is None and (options.cube or options.ldos):
+    named = [*options.beside, *(["ldos"] if options.ldos else [])]
+    if options.output is None and named:
+        raise InputError(f"--{named[0]} needs -o OUT.h5, beside which it is written")
+    with_save = {
+        "pseudo": options.pseudo, "kpoints": options.kpoints, "ecutwfc": options.ecutwfc,
+        "bands": options.bands, "qe-hdf5": options.qe_hdf5,
+    }  # fmt: skip
+    given = [name for name, value in with_save.items() if value]
+    if options.qe_save is None and given:
+        raise InputError(f"--{given[0]} goes with --qe-save DIR, the folder for pw.x")
+    if options.kpoints is not None and min(options.kpoints) < 1:
         raise InputError(
-            f"--{'cube' if options.cube else 'ldos'} needs -o OUT.h5, beside which it is written"
+            f"--kpoints needs three positive integers, got {' '.join(map(str, options.kpoints))}"
         )
     if options.repeat is not None and min(options.repeat) < 1:
         raise InputError(f"--repeat needs three positive integers, got {' '.join(map(str, options.repeat))}")
@@ -109,9 +144,8 @@ def output_paths(options: PredictOptions, n_results: int) -> list[Path]:
     if n_results > 1:
         paths = [output.with_name(f"{output.stem}_{i:04d}{output.suffix}") for i in range(n_results)]
     for path in paths:
-        check_output(path, options.overwrite)
-        if options.cube:
-            check_output(path.with_suffix(".cube"), options.overwrite)
+        for suffix in (path.suffix, *options.beside.values()):
+            check_output(path.with_suffix(suffix), options.overwrite)
     return paths
 
 
@@ -142,12 +176,13 @@ def _write(result: Result, path: Path | None, options: PredictOptions) -> list[P
     if path is None:
         return []
     written = [result.save(path, options.overwrite)]
-    if options.cube:
+    if options.beside:
         whole = result.gather()
-        cube = path.with_suffix(".cube")
-        if whole is not None:
-            whole.write_cube(cube, options.overwrite)
-        written.append(cube)
+        for name, ending in options.beside.items():
+            target = path.with_suffix(ending)
+            if whole is not None:
+                getattr(whole, f"write_{name}")(target, options.overwrite)
+            written.append(target)
     return written
 
 
@@ -170,6 +205,11 @@ def _show(console: Console, structure: Structure, result: Result, written: list[
         for name, value in energy_rows(result)
     ]
     console.table(["energy", "eV", "eV/atom"], rows)
+    in_ry = pw_energies(result.energies.as_dict())
+    if in_ry is not None:
+        console.table(
+            ["as pw.x prints it", "Ry"], [[name, number(value, 8)] for name, value in in_ry.items()]
+        )
     total = result.timings["total"]
     console.say(f"time         {total:.2f} s, {1e3 * total / n_atoms:.1f} ms per atom")
     for path in written:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-_SUBMODULES = ("ase",)
+_SUBMODULES = ("ase", "mala", "quantum_espresso")
 
 
 def __getattr__(name: str) -> ModuleType:

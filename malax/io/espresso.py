@@ -219,6 +219,9 @@ def _symmetries(output: ET.Element) -> tuple[np.ndarray, np.ndarray]:
 def _unsupported(root: ET.Element) -> Iterator[str]:
     """Features of the run that a snapshot of malax cannot hold, named."""
     output = _find(root, "output")
+    creator = root.find("general_info/creator")
+    if creator is not None and creator.get("NAME") == "malax":
+        yield "a density that malax predicted, which no pw.x has worked on yet"
     if _flag(output, "band_structure/lsda"):
         yield "spin polarisation (lsda)"
     if _flag(output, "band_structure/noncolin") or _flag(output, "band_structure/spinorbit"):

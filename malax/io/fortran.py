@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -52,6 +53,26 @@ class FortranFile:
         if len(data) != 4:
             raise FileError(f"{self.path} is truncated or not a file of pw.x")
         return int.from_bytes(data, "little", signed=True)
+
+
+MAX_RECORD = 2147483639
+"""Bytes of data between two length marks; gfortran splits longer records (2 GiB less 9)."""
+
+
+def write_record(file: BinaryIO, data: bytes | memoryview, longest: int = MAX_RECORD) -> None:
+    """Append one record; `FortranFile.read` gives it back.
+
+    As gfortran does it: the mark before a piece is negative if more of the record follows, that after it if
+    some of the record came before.
+    """
+    view = memoryview(data).cast("B")
+    starts = range(0, max(len(view), 1), longest)
+    for start in starts:
+        piece = view[start : start + longest]
+        last = start == starts[-1]
+        file.write((len(piece) if last else -len(piece)).to_bytes(4, "little", signed=True))
+        file.write(piece)
+        file.write((len(piece) if start == 0 else -len(piece)).to_bytes(4, "little", signed=True))
 
 
 def hdf5_flag(value: object) -> bool:

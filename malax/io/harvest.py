@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import erfc, expit
 
 from malax.errors import FileError, InputError
-from malax.io import cube, files, wavefunctions
+from malax.io import cube_series, files, wavefunctions
 from malax.io.charge_density import read_charge_density
 from malax.io.espresso import read_xml
 from malax.io.pw_run import PwRun
@@ -124,11 +124,11 @@ def from_run(
     density = read_charge_density(place.save, run.grid)
     pseudopotentials = _pseudopotentials(run, place)
     if ldos == "auto":
-        ldos = "cubes" if cube.find_series(place.folder) else "wavefunctions"
+        ldos = "cubes" if cube_series.find_series(place.folder) else "wavefunctions"
     if ldos == "wavefunctions":
         source = _from_wavefunctions(run, place, pseudopotentials, density, energies, sigma, stride, progress)
     elif ldos == "cubes":
-        source = _from_cubes(run, place, sigma, stride)
+        source = _from_cubes(run, place, sigma, stride, progress)
     else:
         raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
     _check_start(run, place.folder, source)
@@ -156,12 +156,7 @@ def check_supported(run: PwRun) -> None:
         reasons.append(f"calculation='{run.calculation}' (energies, density and bands must be of one scf)")
     if not run.converged:
         reasons.append("it did not converge")
-    if run.temperature is None:
-        kind = run.scf_smearing or run.occupations
-        reasons.append(
-            f"{kind} occupations, which are no electronic temperature (use smearing='fermi-dirac')"
-        )
-    elif run.fermi_level is None:
+    if run.fermi_level is None:
         reasons.append("no empty band, so no Fermi level (increase nbnd)")
     if reasons:
         raise InputError(f"{run.path} cannot become a snapshot: {'; '.join(reasons)}")
@@ -210,20 +205,27 @@ def _from_wavefunctions(
     return _Source(blocks, axis, shape, "gaussian", sigma, "wavefunctions", stride)
 
 
-def _from_cubes(run: PwRun, place: RunFolder, sigma: float | None, stride: int) -> _Source:
-    series = cube.find_series(place.folder)
+def _from_cubes(
+    run: PwRun,
+    place: RunFolder,
+    sigma: float | None,
+    stride: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Source:
+    series = cube_series.find_series(place.folder)
     if not series:
         raise FileError(
             f"{place.folder} has no LDOS cubes of pp.x (plot_num=3) and none were made from wavefunctions"
         )
-    sigma = cube.series_broadening(series) if sigma is None else sigma
+    sigma = cube_series.series_broadening(series) if sigma is None else sigma
     if sigma is None:
         raise InputError(f"{place.folder}: the cubes do not say their broadening: give sigma (eV)")
     grid = wavefunctions.strided_grid(run, stride)
-    energies, values = cube.read_ldos_series(series, run.grid, stride, highest=_highest_energy(place.folder))
-    dos = values.reshape(-1, len(energies)).sum(axis=0, dtype=np.float64) * grid.point_volume
-    kernel = _recognise_kernel(run, place.folder, energies, dos, sigma)
-    return _Source(iter([values]), energies, grid.shape, kernel, sigma, "pp.x cubes", stride)
+    found = cube_series.open_series(
+        series, run.grid, stride, highest=_highest_energy(place.folder), progress=progress
+    )
+    kernel = _recognise_kernel(run, place.folder, found.energies, found.sums * grid.point_volume, sigma)
+    return _Source(found.blocks(), found.energies, grid.shape, kernel, sigma, "pp.x cubes", stride)
 
 
 def _recognise_kernel(run: PwRun, folder: Path, energies: np.ndarray, dos: np.ndarray, sigma: float) -> str:
@@ -289,7 +291,14 @@ def _snapshot(
     pseudopotentials: dict[str, Pseudopotential],
     place: RunFolder,
 ) -> Snapshot:
-    assert run.temperature is not None and run.fermi_level is not None  # check_supported
+    assert run.fermi_level is not None  # check_supported
+    energies, provenance = run.energies, {}
+    if run.temperature is None:
+        # Other smearings are no temperature: they stand for the limit T = 0. What hangs on their occupations
+        # is not that limit's, so it is left out; LDOS, DOS, density and its energies are adopted.
+        kind = run.scf_smearing or run.occupations
+        energies = {term: run.energies[term] for term in ("hartree", "xc", "vxc_rho", "ewald")}
+        provenance["occupations"] = f"{kind}: no electronic temperature; no band and total free energy"
     return Snapshot(
         name=name,
         atoms=run.atoms,
@@ -298,10 +307,10 @@ def _snapshot(
         sigma=source.sigma,
         complete_to=run.highest_complete_energy - COMPLETE_WIDTHS[source.kernel] * source.sigma,
         # degauss has some 10 digits: without rounding 298 K would come back as 298.0000013 K
-        temperature=round(run.temperature, 4),
+        temperature=round(run.temperature or 0.0, 4),
         n_electrons=run.n_electrons,
         fermi_level=run.fermi_level,
-        energies=run.energies,
+        energies=energies,
         density=density,
         ldos_shape=source.shape,
         pseudopotentials=pseudopotentials,
@@ -321,5 +330,6 @@ def _snapshot(
             "ecutwfc": run.ecutwfc,
             "source": str(place.folder),
             "source_sha256": {XML_NAME: files.sha256(place.xml)},
+            **provenance,
         },
     )

@@ -71,6 +71,26 @@ def read_structures(
     return [Atoms(a.symbols, positions=a.positions, cell=a.cell, pbc=a.pbc) for a in images]
 
 
+def as_atoms(structure: Any) -> Atoms:
+    """A structure as ASE's Atoms: Atoms themselves, or an ordered periodic Structure of pymatgen.
+
+    pymatgen need not be installed; its structures are known by ``lattice``, ``species``, ``cart_coords``.
+    InputError for anything else, and for sites that several elements share.
+    """
+    if isinstance(structure, Atoms):
+        return structure
+    parts = [getattr(structure, name, None) for name in ("lattice", "cart_coords")]
+    matrix = getattr(parts[0], "matrix", None)
+    if matrix is None or parts[1] is None:
+        raise InputError(
+            f"{type(structure).__name__} is no structure: ase.Atoms or a pymatgen Structure is needed"
+        )
+    if not getattr(structure, "is_ordered", True):
+        raise InputError("the pymatgen structure has sites that several elements share; order it first")
+    symbols = [getattr(one, "symbol", None) or str(one) for one in structure.species]
+    return Atoms(symbols, positions=parts[1], cell=matrix, pbc=getattr(parts[0], "pbc", True))
+
+
 def _index(text: str) -> Any:
     try:
         return string2index(re.fullmatch(r"-?\d+|(-?\d+)?:(-?\d+)?(:-?\d+)?:?", text)[0])  # type: ignore[index]
