@@ -92,7 +92,7 @@ def bispectrum(
     weights : (n_types,)
     dtype : float32 or float64, of the arithmetic and the result
     threads : None for torch's number of threads
-    out : (P, F) of this dtype, C-contiguous, to be written to
+    out : (P, F) of this dtype to be written to; rows contiguous, at any distance from each other
 
     Returns
     -------
@@ -162,7 +162,7 @@ class Bispectrum:
     ) -> np.ndarray:
         """As `bispectrum`: (P, F) at points (P, 3) in A."""
         function, args, result = self._call("malax_bispectrum", points, dtype, out)
-        _check(function(*args, _threads(threads), result.ctypes.data))
+        _check(function(*args, _threads(threads), row_stride(result), result.ctypes.data))
         return result
 
     def stages(self, points: ArrayLike, dtype: DTypeLike = "float64") -> dict[str, float]:
@@ -178,7 +178,7 @@ class Bispectrum:
         """The kernel for a dtype, its first arguments, and the array it is to write to."""
         kind = _float_dtype(dtype)
         p = _array("points", points, (-1, 3))
-        result = output_array(out, (len(p), self.n_features), kind)
+        result = output_rows(out, len(p), self.n_features, kind)
         function = getattr(_library(), f"{name}_{'f32' if kind == np.float32 else 'f64'}")
         return function, (ctypes.byref(self._atoms), ctypes.byref(self._snap), len(p), _pointer(p)), result
 
@@ -282,6 +282,25 @@ def output_array(out: np.ndarray | None, shape: tuple[int, ...], dtype: DTypeLik
     return out
 
 
+def output_rows(out: np.ndarray | None, n: int, columns: int, dtype: DTypeLike) -> np.ndarray:
+    """``out`` if a kernel can write to its rows, a new array if it is None; InputError otherwise."""
+    kind = _float_dtype(dtype)
+    if out is None:
+        return np.empty((n, columns), kind)
+    if not isinstance(out, np.ndarray) or out.shape != (n, columns) or out.dtype != kind:
+        raise InputError(f"out must be an array of shape {(n, columns)} and {kind}")
+    within = columns < 2 or out.strides[1] == out.itemsize
+    between = n < 2 or (out.strides[0] % out.itemsize == 0 and out.strides[0] >= columns * out.itemsize)
+    if not (within and between and out.flags.writeable):
+        raise InputError("out must be writeable, with contiguous rows")
+    return out
+
+
+def row_stride(rows: np.ndarray) -> int:
+    """Values from one row of (n, columns) to the next."""
+    return rows.strides[0] // rows.itemsize if len(rows) > 1 else rows.shape[1]
+
+
 def bispectrum_size(twojmax: int) -> int:
     """The number of bispectrum components; 0 if ``twojmax`` is out of the kernel's range (2 to 14)."""
     return int(_library().malax_bispectrum_size(_integer("twojmax", twojmax)))
@@ -359,7 +378,15 @@ def _library() -> ctypes.CDLL:
     library.malax_bispectrum_size.argtypes = [ctypes.c_int32]
     data, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     for function in (library.malax_bispectrum_f32, library.malax_bispectrum_f64):
-        function.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(_Snap), count, _DOUBLE, number, data]
+        function.argtypes = [
+            ctypes.POINTER(_Atoms),
+            ctypes.POINTER(_Snap),
+            count,
+            _DOUBLE,
+            number,
+            count,
+            data,
+        ]
     for function in (library.malax_bispectrum_stages_f32, library.malax_bispectrum_stages_f64):
         function.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(_Snap), count, _DOUBLE, data, _DOUBLE]
     library.malax_structure_create.argtypes = [ctypes.POINTER(_Atoms), ctypes.POINTER(data)]

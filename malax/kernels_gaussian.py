@@ -67,7 +67,7 @@ class Sources:
             )
         self.periodic = kernels._flags(pbc)
         self.cell = kernels._array("cell", cell, (3, 3))
-        self.complete_cell = kernels._complete_cell(self.cell, self.periodic)
+        self.complete_cell = kernels.complete_cell(self.cell, list(self.periodic))
         self.sigma = kernels._array("sigma", sigma, (-1,))
         self.n_types = len(self.sigma)
         self.cutoff = kernels._array("cutoff", cutoff, (self.n_types,))
@@ -103,8 +103,8 @@ def at_points(
     What a point gets does not depend, bit for bit, on the other points, their order, or the threads.
     """
     kind, p = kernels._float_dtype(dtype), kernels._array("points", points, (-1, 3))
-    result = output_rows(out, len(p), sources.n_types, kind)
-    stride = _row_stride(result)
+    result = kernels.output_rows(out, len(p), sources.n_types, kind)
+    stride = kernels.row_stride(result)
     call = (len(p), kernels._pointer(p), kernels._threads(threads), stride, result.ctypes.data)
     kernels._check(_function("malax_gaussian", kind)(*sources.arguments(False), *call))
     return result
@@ -125,8 +125,8 @@ def on_grid(
     What a point gets does not depend, bit for bit, on the range or the threads; ``out`` as in `at_points`.
     """
     kind, grid = kernels._float_dtype(dtype), _grid(shape, start, stop)
-    result = output_rows(out, stop - start, sources.n_types, kind)
-    stride = _row_stride(result)
+    result = kernels.output_rows(out, stop - start, sources.n_types, kind)
+    stride = kernels.row_stride(result)
     call = (ctypes.byref(grid), kernels._threads(threads), stride, result.ctypes.data)
     kernels._check(_function("malax_gaussian_grid", kind)(*sources.arguments(True), *call))
     return result
@@ -174,20 +174,6 @@ def adjoint_on_grid(
     return result
 
 
-def output_rows(out: np.ndarray | None, n: int, columns: int, dtype: DTypeLike) -> np.ndarray:
-    """``out`` if a kernel can write to its rows, a new array if it is None; InputError otherwise."""
-    kind = kernels._float_dtype(dtype)
-    if out is None:
-        return np.empty((n, columns), kind)
-    if not isinstance(out, np.ndarray) or out.shape != (n, columns) or out.dtype != kind:
-        raise InputError(f"out must be an array of shape {(n, columns)} and {kind}")
-    within = columns < 2 or out.strides[1] == out.itemsize
-    between = n < 2 or (out.strides[0] % out.itemsize == 0 and out.strides[0] >= columns * out.itemsize)
-    if not (within and between and out.flags.writeable):
-        raise InputError("out must be writeable, with contiguous rows")
-    return out
-
-
 # ---- arguments -------------------------------------------------------------------------------------
 
 
@@ -198,10 +184,6 @@ def _grid(shape: Sequence[int], start: int, stop: int) -> _Grid:
             f"a grid needs three numbers of points and a range, got {tuple(shape)}, {start}, {stop}"
         )
     return _Grid((ctypes.c_int32 * 3)(*sizes), start, stop)
-
-
-def _row_stride(rows: np.ndarray) -> int:
-    return rows.strides[0] // rows.itemsize if len(rows) > 1 else rows.shape[1]
 
 
 def _gradient_rows(gradient: np.ndarray, n: int, columns: int) -> tuple[np.ndarray, int]:

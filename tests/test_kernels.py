@@ -208,6 +208,12 @@ def test_out_is_written_to():
     out = np.full((len(points), 14), np.nan)
     assert kernels.bispectrum(*arguments, **SETTINGS, weights=weights, out=out) is out
     assert np.array_equal(out, native(atoms, points))
+    wide = np.zeros((2 * len(points), 20))
+    rows = wide[1::2, 3:17]
+    assert kernels.bispectrum(*arguments, **SETTINGS, weights=weights, out=rows) is rows
+    assert (
+        np.array_equal(rows, out) and not wide[::2].any() and not wide[:, :3].any() and not wide[:, 17:].any()
+    )
     for bad in (out[:, ::2], out[1:], out.astype("float32"), np.empty((14, len(points))).T, out.tolist()):
         with pytest.raises(InputError, match="out must be"):
             kernels.bispectrum(*arguments, **SETTINGS, weights=weights, out=bad)

@@ -131,7 +131,7 @@ class Descriptor(Settings):
         types, weights = numbered_species(atoms, self.weights)
 
         def compute(rows: np.ndarray | None) -> np.ndarray:
-            rows = kernels.output_array(rows, (stop - start, n_features(self.twojmax)), dtype)
+            rows = kernels.output_rows(rows, stop - start, n_features(self.twojmax), dtype)
             lammps.features(atoms, types, weights, grid, self._snap(), as_comm(comm), start, stop, rows)
             return rows
 
@@ -168,8 +168,8 @@ class Descriptor(Settings):
         """What ``compute(out)`` gives, with a column for the volume per atom where it is a feature."""
         if not self.atomic_volume:
             return compute(out)
-        result = kernels.output_array(out, (n_points, self.n_features), dtype)
-        result[:, :-1] = compute(None)
+        result = kernels.output_rows(out, n_points, self.n_features, dtype)
+        compute(result[:, :-1])
         result[:, -1] = atoms.get_volume() / len(atoms)
         return result
 

@@ -122,7 +122,7 @@ TEST(single_precision_is_near_double) {
     const std::vector<double> points = many_points(), wanted = s.run(points);
     std::vector<float> found(wanted.size());
     const size_t features = size_t(malax_bispectrum_size(6)), n = points.size() / 3;
-    CHECK(malax_bispectrum_f32(&s.atoms, &s.snap, int64_t(n), points.data(), 1, malax_bispectrum_size(s.snap.twojmax), found.data()) == MALAX_OK);
+    CHECK(malax_bispectrum_f32(&s.atoms, &s.snap, int64_t(n), points.data(), 1, int64_t(features), found.data()) == MALAX_OK);
     for (size_t f = 0; f < features; ++f) {
         double largest = 0, error = 0;
         for (size_t p = 0; p < n; ++p) {
