@@ -95,18 +95,45 @@ def generate(
 
 @app.command(short_help="Train a model from a configuration file.")
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml")],
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
     ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print every key of the configuration.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a model from a configuration file."""
     from malax.commands import train as command
 
-    command.train(config, resume, settings or [], overwrite)
+    if schema:
+        if launched_rank() == 0:
+            command.schema()
+    else:
+        command.train(config, resume, settings or [], overwrite)
+
+
+@app.command(short_help="Search for better settings of a training.")
+def tune(
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Trainings at a time.")] = 1,
+    schema: Annotated[bool, typer.Option("--schema", help="Print every key of the configuration.")] = False,
+    json_only: Json = False,
+    overwrite: Overwrite = False,
+    is_worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+) -> None:
+    """Search over network, descriptor and optimiser; run again to go on."""
+    from malax.commands import tune as command
+
+    if not schema:
+        command.tune(config, settings or [], workers, json_only, overwrite, is_worker)
+    elif launched_rank() == 0:
+        command.schema()
 
 
 @app.command(short_help="Compare a model with DFT, term by term.")

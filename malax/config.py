@@ -6,8 +6,6 @@ import difflib
 import json
 import os
 import re
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from malax.errors import FileError, InputError, MalaxError
+from malax.schema import models_in as _models_in
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -207,13 +206,6 @@ def _model_at(model: type[BaseModel], loc: Sequence[str | int]) -> type[BaseMode
         candidates = inner
     named = [c for c in candidates if loc and c.__name__ == loc[-1]]
     return (named or candidates or [None])[0]  # type: ignore[list-item]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that occur in a type annotation."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [found for argument in typing.get_args(annotation) for found in _models_in(argument)]
 
 
 def _kind(value: Any) -> str:

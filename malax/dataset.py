@@ -46,9 +46,9 @@ class DataConfig(Settings):
     test: FileList = ()
     """Snapshot files that are only evaluated at the end."""
     cache: FilePath | None = None
-    """Folder for computed features; None is the folder 'cache' beside the model."""
+    """Folder for computed features; null: the folder 'cache' beside the model."""
     points_per_snapshot: Annotated[int, Field(gt=0)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Points (or the fraction) of each snapshot that an epoch uses, others in every epoch; None is all.
+    """Points (or the fraction) of each snapshot that an epoch uses, others in every epoch; null: all.
 
     The validation loss uses as many, always the same ones; the errors in meV/atom use all points.
     """

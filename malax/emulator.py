@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from malax.checks import (
     concerns_about,
 )
 from malax.comm import Comm, as_comm, mpi_version
+from malax.domain import Domain, concern
+from malax.ensemble import EnsembleNetwork, Spread, energies_by_member, members_of
 from malax.errors import FileError, InputError
 from malax.grid import Grid
 from malax.io.structures import as_atoms
@@ -39,9 +41,9 @@ from malax.model_file import (
 )
 from malax.network import LDOSNetwork
 from malax.occupations import energy_axis
-from malax.predict import Physics, run, total_energies
+from malax.predict import Final, Physics, run, total_energies
 from malax.result import Result
-from malax.streaming import Chain, Clock, Progress
+from malax.streaming import Chain, Clock, Progress, Reduced
 from malax.version import VERSION
 
 __all__ = ["FORMAT_VERSION", "Emulator", "ModelDomainWarning", "ModelInfo", "TrainingSnapshot"]
@@ -52,11 +54,12 @@ class Emulator:
 
     Parameters
     ----------
-    network : from features (P, F) to LDOS (P, E) in 1/(eV A^3)
+    network : from features (P, F) to LDOS (P, E) in 1/(eV A^3); an ensemble gives predictions with a spread
     info : what the model is for and how it was made
     energy_grid : (E,) eV, equidistant and rising
     pseudopotentials : element -> pseudopotential (valence and core charges). May be empty: then
         predictions hold LDOS, DOS and density, but energies that need it are None.
+    domain : where the training points lie; None: predictions do not say how far away they are
 
     Raises
     ------
@@ -66,12 +69,14 @@ class Emulator:
 
     def __init__(
         self,
-        network: LDOSNetwork,
+        network: LDOSNetwork | EnsembleNetwork,
         info: ModelInfo,
         energy_grid: np.ndarray,
         pseudopotentials: Mapping[str, Pseudopotential],
+        domain: Domain | None = None,
     ) -> None:
         self.network = network.eval()
+        self.domain = domain
         self.info = info
         self.energy_grid = np.array(energy_grid, dtype=np.float64)
         self.pseudopotentials = dict(pseudopotentials)
@@ -102,10 +107,14 @@ class Emulator:
         """
         contents = read_model(path)
         info = contents.info
-        network = LDOSNetwork.from_config(info.network, info.descriptor.n_features, len(contents.energy_grid))
         try:
-            network.load_state_dict(contents.network_state)
-            emulator = cls(network, info, contents.energy_grid, contents.pseudopotentials)
+            members = []
+            for config, state in contents.members:
+                one = LDOSNetwork.from_config(config, info.descriptor.n_features, len(contents.energy_grid))
+                one.load_state_dict(state)
+                members.append(one)
+            network = members[0] if len(members) == 1 else EnsembleNetwork(members)
+            emulator = cls(network, info, contents.energy_grid, contents.pseudopotentials, contents.domain)
         except (RuntimeError, InputError) as error:
             raise FileError(f"{path} is inconsistent: {' '.join(str(error).split())}") from error
         emulator.__dict__["hash"] = contents.sha256
@@ -117,9 +126,44 @@ class Emulator:
         return Path(path)
 
     def _serialize(self) -> bytes:
-        if not isinstance(self.network, LDOSNetwork):
+        networks = members_of(self.network)
+        if not all(isinstance(one, LDOSNetwork) for one in networks):
             raise InputError("a network of another program cannot be saved as a malax model: keep its file")
-        return serialize(self.info, self.energy_grid, self.network.state_dict(), self.pseudopotentials)
+        members = [(one.config, one.state_dict()) for one in networks]
+        return serialize(self.info, self.energy_grid, members, self.pseudopotentials, self.domain)
+
+    @classmethod
+    def combine(cls, emulators: Sequence[Emulator]) -> Emulator:
+        """One emulator whose members are the networks of several, in their order.
+
+        Everything else is the first one's, but no test errors; training snapshots, temperatures and volumes
+        are those of all. Members may differ in their networks and in what they were trained on.
+
+        Raises
+        ------
+        InputError
+            descriptor, energy grid, kernel, elements or pseudopotentials differ.
+        """
+        first = emulators[0]
+        for other in emulators[1:]:
+            _check_alike(first, other)
+        networks = [network for one in emulators for network in members_of(one.network)]
+        seen = {(s.sha256, s.role): s for one in emulators for s in one.info.training_snapshots}
+        changes = {
+            "training_snapshots": tuple(seen.values()),
+            "training_temperatures": _union(one.info.training_temperatures for one in emulators),
+            "training_volumes": _union(one.info.training_volumes for one in emulators),
+            "complete_to": min(one.info.complete_to for one in emulators),
+            "test_errors": {},
+        }
+        network = networks[0] if len(networks) == 1 else EnsembleNetwork(networks)
+        return cls(
+            network,
+            first.info.model_copy(update=changes),
+            first.energy_grid,
+            first.pseudopotentials,
+            first.domain,
+        )
 
     @cached_property
     def hash(self) -> str:
@@ -206,10 +250,13 @@ class Emulator:
             reduced, finals = run(chain, physics, grid, kelvins, ldos, progress)
             with clock("energies"):
                 energies = [total_energies(self, atoms, grid, final, comm) for final in finals]
+                spreads = [self._spread(atoms, grid, final, reduced, comm) for final in finals]
         options = {"unbroaden": unbroaden, "descriptors": descriptors, "ldos": ldos}
         concerns = concerns_about(self.info, atoms, grid, kelvins)
         if energies[0].total_free is None:
             concerns.append("the model has no pseudopotentials: no XC and no total free energy")
+        far = None if reduced.outside is None else concern(reduced.outside)
+        concerns += [far] if far else []
         timings = clock.largest(comm)
         results = [
             Result(
@@ -229,11 +276,27 @@ class Emulator:
                 warnings=list(concerns),
                 part=reduced.part,
                 comm=comm,
+                spread=spread,
+                outside=reduced.outside,
             )
-            for kelvin, final, terms in zip(kelvins, finals, energies, strict=True)
+            for kelvin, final, terms, spread in zip(kelvins, finals, energies, spreads, strict=True)
         ]
         _warn(results[0], stacklevel=3)
         return results
+
+    def _spread(self, atoms: Atoms, grid: Grid, final: Final, reduced: Reduced, comm: Comm) -> Spread | None:
+        """What the members say, each with its own Fermi level; None for one network. Collective."""
+        if not final.members:
+            return None
+        terms = [total_energies(self, atoms, grid, member, comm) for member in final.members]
+        each = [{**one.as_dict(), "internal": one.internal} for one in terms]
+        densities = np.stack([member.density for member in final.members])
+        return Spread(
+            energies=energies_by_member(each),  # type: ignore[arg-type]
+            fermi_levels=np.array([member.observables.fermi_level for member in final.members]),
+            dos_std=reduced.member_dos.std(axis=0, ddof=1),
+            density_std=densities.std(axis=0, ddof=1),
+        )
 
     def _provenance(
         self, options: dict[str, Any], interpolation: dict[str, Any], comm: Comm
@@ -252,6 +315,23 @@ class Emulator:
             "machine": platform.node(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
+
+
+def _check_alike(first: Emulator, other: Emulator) -> None:
+    """InputError if two models cannot be members of one ensemble."""
+    for name in ("elements", "valence", "descriptor", "kernel", "sigma", "xc"):
+        a, b = getattr(first.info, name), getattr(other.info, name)
+        if a != b:
+            raise InputError(f"models of one ensemble must have the same {name}, got {a} and {b}")
+    if not np.array_equal(first.energy_grid, other.energy_grid):
+        raise InputError("models of one ensemble must have the same energy grid")
+    ours, theirs = ({e: p.sha256 for e, p in m.pseudopotentials.items()} for m in (first, other))
+    if ours != theirs:
+        raise InputError("models of one ensemble must have the same pseudopotentials")
+
+
+def _union(parts: Iterable[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(sorted({value for part in parts for value in part}))
 
 
 def _warn(result: Result, stacklevel: int) -> None:

@@ -9,16 +9,18 @@ per point, in units of their standard deviation over the training points:
 
 The integral of omega's error is to first order the error of E_band - TS: with the number of electrons fixed,
 the shift of mu drops out. Energies above the sound part of a snapshot's LDOS count in no term.
+Errors of whole snapshots are in `malax.physics_loss`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from malax.dataset import Batch, Dataset
@@ -26,6 +28,7 @@ from malax.errors import InputError
 from malax.io.snapshot import Snapshot
 from malax.network import LDOSNetwork
 from malax.observables import occupation_weights
+from malax.physics_loss import PhysicsConfig
 from malax.settings import Settings
 
 
@@ -33,8 +36,37 @@ class EnergyWeight(Settings):
     """A weight for the energies from ``start`` to ``stop``, in eV from a snapshot's Fermi level."""
 
     start: float = -1e9
+    """First energy, relative to the Fermi level (eV)."""
     stop: float = 1e9
+    """Last energy, relative to the Fermi level (eV)."""
     weight: float = Field(ge=0)
+    """What the squared error there is multiplied with."""
+
+
+Term = Literal["density", "grand_potential", "integrated", "dos", "electrons", "band", "total_free"]
+
+
+class Ramp(Settings):
+    """The epochs over which the weight of a term grows from zero."""
+
+    start: float = Field(default=0.0, ge=0)
+    """Epochs before the term counts."""
+    full: float = Field(ge=0)
+    """Epochs after which it has its whole weight; between them it grows evenly."""
+
+    @model_validator(mode="after")
+    def _upward(self) -> Ramp:
+        if self.full < self.start:
+            raise ValueError(f"full ({self.full}) must not be below start ({self.start})")
+        return self
+
+    def factor(self, progress: float) -> float:
+        """Fraction of the weight after ``progress`` epochs."""
+        if progress >= self.full:
+            return 1.0
+        if progress <= self.start:
+            return 0.0
+        return (progress - self.start) / (self.full - self.start)
 
 
 class LossConfig(Settings):
@@ -50,6 +82,14 @@ class LossConfig(Settings):
     """Weights of ranges of energies relative to the Fermi level; 1 outside of them, the last one wins."""
     snapshot_weights: dict[str, float] = {}
     """Weights by snapshot name or pattern such as 't*'; 1 for all others, the last one wins."""
+    physics: PhysicsConfig = PhysicsConfig()
+    ramps: dict[Term, Ramp] = {}
+    """Terms (density, grand_potential, integrated, dos, electrons, band, total_free) that set in later."""
+
+    def factor(self, term: str, progress: float | None) -> float:
+        """What the weight of a term is multiplied with after ``progress`` epochs; None: its end."""
+        ramp = self.ramps.get(term)  # type: ignore[call-overload]
+        return 1.0 if ramp is None or progress is None else ramp.factor(progress)
 
 
 def functionals(snapshots: Sequence[Snapshot]) -> np.ndarray:
@@ -85,7 +125,8 @@ class Loss:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.as_tensor(array, dtype=torch.float32, device=device)
 
-        self.device = device
+        self.device, self.config = device, config
+        self.progress: float | None = None
         self.ldos_scale = ldos_scale.to(device)
         scale = ldos_scale.cpu().double().numpy()
         weights = np.array([config.density, config.grand_potential, config.integrated])
@@ -95,21 +136,30 @@ class Loss:
         self.sound = tensor(dataset.sound)
         table = functionals(dataset.snapshots) * factors[:2, None] * dataset.sound[:, None] * scale
         self.functionals = tensor(table[:, weights[:2] > 0]) if (weights[:2] > 0).any() else None
+        self.names = [name for name in ("density", "grand_potential") if getattr(config, name) > 0]
         step = dataset.energy_grid[1] - dataset.energy_grid[0]
         self.steps = tensor(step * scale * factors[2]) if config.integrated > 0 else None
 
     def __call__(self, network: LDOSNetwork, batch: Batch) -> Tensor:
-        """This batch's rows' part of the mean over ``batch.total`` rows; scalar."""
+        """This batch's rows' part of the mean over ``batch.total`` rows; scalar.
+
+        With ``progress`` (epochs) set, the terms have the weights of that moment, else those of the end.
+        """
         error = network.scaled(batch.features) - batch.ldos / self.ldos_scale
         loss = (error.square() * self.energy_weights[batch.snapshot]).mean(dim=1)
         if self.functionals is not None:
             values = torch.einsum("pe,pke->pk", error, self.functionals[batch.snapshot])
-            loss = loss + values.square().sum(dim=1)
+            loss = loss + (values.square() * self._factors(values)).sum(dim=1)
         if self.steps is not None:
             sound = self.sound[batch.snapshot]
             integrated = torch.cumsum(error * sound * self.steps, dim=1)
-            loss = loss + (integrated.square() * sound).mean(dim=1)
+            factor = self.config.factor("integrated", self.progress)
+            loss = loss + factor * (integrated.square() * sound).mean(dim=1)
         return (loss * self.snapshot_weights[batch.snapshot]).sum() / batch.total
+
+    def _factors(self, like: Tensor) -> Tensor:
+        """(K,) factors of density and grand potential, those that are on."""
+        return torch.tensor([self.config.factor(n, self.progress) for n in self.names]).to(like)
 
 
 def _energy_weights(dataset: Dataset, config: LossConfig) -> np.ndarray:

@@ -1,7 +1,9 @@
 """A model is one file: safetensors with a JSON header. Loading it never runs code.
 
-Tensors are named ``energy_grid``, ``network.<parameter>`` and ``pseudopotential.<element>.<array>``;
-the header's one entry, ``malax``, is the JSON of `ModelInfo` and of the pseudopotentials' plain data.
+Tensors are named ``energy_grid``, ``network.<parameter>``, ``pseudopotential.<element>.<array>`` and
+``domain.<array>``; the header's one entry, ``malax``, is the JSON of `ModelInfo` and of the plain data of
+pseudopotentials and domain. The further members of an ensemble are ``member<i>.<parameter>``, i = 1..k-1;
+such a file has format version 2, so that an older malax does not take its first member for the whole.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +23,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from malax.descriptors import Descriptor
+from malax.domain import Domain
 from malax.errors import FileError
 from malax.io.files import atomic_path
 from malax.io.upf import Pseudopotential
 from malax.network import NetworkConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest format that is read. A model of one network is written as version 1."""
 
 
 class TrainingSnapshot(BaseModel):
@@ -58,7 +62,7 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = 1
     malax_version: str
     elements: tuple[str, ...]
     valence: dict[str, float]
@@ -87,32 +91,47 @@ class ModelInfo(BaseModel):
         return self.sigma**2 * (0.5 if self.kernel == "gaussian" else np.pi**2 / 3)
 
 
+Member = tuple[NetworkConfig, Mapping[str, torch.Tensor]]
+"""What a network looks like, and its parameters and scalers by name."""
+
+
 class ModelContents(NamedTuple):
     """What stands in a model file."""
 
     info: ModelInfo
     energy_grid: np.ndarray
-    network_state: dict[str, torch.Tensor]
+    members: Sequence[Member]
     pseudopotentials: dict[str, Pseudopotential]
+    domain: Domain | None
     sha256: str
 
 
 def serialize(
     info: ModelInfo,
     energy_grid: np.ndarray,
-    network_state: Mapping[str, torch.Tensor],
+    members: Sequence[Member],
     pseudopotentials: Mapping[str, Pseudopotential],
+    domain: Domain | None = None,
 ) -> bytes:
     """The bytes of a model file. The same model always gives the same bytes."""
     tensors = {"energy_grid": torch.tensor(np.asarray(energy_grid, dtype=np.float64))}
-    for name, value in network_state.items():
-        tensors[f"network.{name}"] = value.detach().to("cpu").contiguous()
+    for i, (_, state) in enumerate(members):
+        for name, value in state.items():
+            tensors[f"{_prefix(i)}{name}"] = value.detach().to("cpu").contiguous()
     plain: dict[str, Any] = {}
     for element, pseudopotential in sorted(pseudopotentials.items()):
         arrays, plain[element] = pseudopotential.to_arrays()
         for name, array in arrays.items():
             tensors[f"pseudopotential.{element}.{name}"] = torch.tensor(np.ascontiguousarray(array))
-    header = {"info": info.model_dump(mode="json"), "pseudopotentials": plain}
+    version = max(info.format_version, 1 if len(members) == 1 else 2)
+    info = info.model_copy(update={"format_version": version, "network": members[0][0]})
+    header: dict[str, Any] = {"info": info.model_dump(mode="json"), "pseudopotentials": plain}
+    if len(members) > 1:
+        header["members"] = [config.model_dump(mode="json") for config, _ in members[1:]]
+    if domain is not None:
+        arrays, header["domain"] = domain.to_arrays()
+        for name, array in arrays.items():
+            tensors[f"domain.{name}"] = torch.tensor(np.ascontiguousarray(array))
     # one entry only: the order of several is not fixed, and the hash of the file would not be either
     return safetensors.torch.save(tensors, metadata={"malax": json.dumps(header, sort_keys=True)})
 
@@ -142,10 +161,14 @@ def read_model(path: str | os.PathLike[str]) -> ModelContents:
             element: Pseudopotential.from_arrays(_under(tensors, f"pseudopotential.{element}."), plain)
             for element, plain in header["pseudopotentials"].items()
         }
+        configs = [info.network, *map(NetworkConfig.model_validate, header.get("members", []))]
+        members = [(one, _state(tensors, _prefix(i))) for i, one in enumerate(configs)]
+        domain = None
+        if "domain" in header:
+            domain = Domain.from_arrays(_under(tensors, "domain."), header["domain"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: this malax model is incomplete ({error!r}); save it again") from error
-    state = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
-    return ModelContents(info, grid, state, pseudopotentials, hashlib.sha256(content).hexdigest())
+    return ModelContents(info, grid, members, pseudopotentials, domain, hashlib.sha256(content).hexdigest())
 
 
 def _read_safetensors(path: Path) -> tuple[bytes, dict[str, Any], dict[str, torch.Tensor]]:
@@ -176,6 +199,14 @@ def _parse_info(path: str | os.PathLike[str], header: dict[str, Any]) -> ModelIn
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise FileError(f"{path}: the header's {place} is wrong: {first['msg']}") from error
+
+
+def _prefix(member: int) -> str:
+    return "network." if member == 0 else f"member{member}."
+
+
+def _state(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.ndarray]:

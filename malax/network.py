@@ -41,6 +41,7 @@ class NetworkConfig(Settings):
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (256, 256, 256)
     """Widths of the hidden layers."""
     activation: Activation = "silu"
+    """What stands between the layers."""
     non_negative: bool = False
     """Send the output through a softplus, so that no LDOS is negative."""
 
@@ -63,6 +64,10 @@ class LDOSNetwork(nn.Module):
     -------
     feature_mean, feature_scale : (F,) in the unit of the features
     ldos_scale : (E,) in 1/(eV A^3)
+
+    Attributes
+    ----------
+    mixed : compute the hidden layers in bfloat16, while training (`torch.nn.Module.training`) only
 
     Raises
     ------
@@ -92,6 +97,7 @@ class LDOSNetwork(nn.Module):
         if min(widths) < 1:
             raise InputError(f"every layer of a network needs at least one node, got the widths {widths}")
         self.activation = activation
+        self.mixed = False
         self.non_negative = non_negative
         layers: list[nn.Module] = []
         for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
@@ -181,7 +187,14 @@ class LDOSNetwork(nn.Module):
     def scaled(self, features: Tensor) -> Tensor:
         """LDOS in units of ``ldos_scale``, (P, E): what the training loss compares."""
         dtype = self.feature_mean.dtype
-        out = self.layers((features.to(dtype) - self.feature_mean) / self.feature_scale)
+        x = (features.to(dtype) - self.feature_mean) / self.feature_scale
+        if self.mixed and self.training:
+            # the last layer stays in single precision: three digits of the LDOS are not enough for a loss
+            with torch.autocast(x.device.type, torch.bfloat16):
+                hidden = self.layers[:-1](x)
+            out = self.layers[-1](hidden.to(dtype))
+        else:
+            out = self.layers(x)
         return nn.functional.softplus(out, beta=_SHARPNESS) if self.non_negative else out
 
     def forward(self, features: Tensor) -> Tensor:

@@ -39,11 +39,15 @@ TOLERANCE = 1e-6
 
 
 class Final(NamedTuple):
-    """What stands at the end for one temperature: observables of the DOS and this rank's density (n,)."""
+    """What stands at the end for one temperature: observables of the DOS and this rank's density (n,).
+
+    Of an ensemble ``members`` holds the same of each member; empty for one network.
+    """
 
     observables: Any
     density: np.ndarray
     interpolation: dict[str, Any]
+    members: tuple[Final, ...] = ()
 
 
 @dataclass
@@ -89,18 +93,31 @@ def run(
     nodes = chain.comm.bcast([chebyshev(mu, t) for mu, t in zip(start, temperatures, strict=True)])
     weights = np.concatenate([physics.weights(mu, t) for mu, t in zip(nodes, temperatures, strict=True)])
     reduced = chain.reduce(grid, weights, keep_ldos, progress)
-    finals = []
-    for i, temperature in enumerate(temperatures):
-        values = reduced.values[:, i * N_NODES : (i + 1) * N_NODES]
-        finals.append(interpolate(physics, reduced.dos, values, nodes[i], temperature))
-    redo = [i for i, final in enumerate(finals) if chain.comm.bcast(final.interpolation["redo"])]
+    # every curve that needs a Fermi level: the mean (or only) one, then those of the members of an ensemble
+    curves = [(reduced.dos, reduced.values)]
+    if len(reduced.member_dos) > 1:
+        curves += list(zip(reduced.member_dos, reduced.member_values, strict=True))
+    table = [
+        [
+            interpolate(physics, dos, values[:, i * N_NODES : (i + 1) * N_NODES], nodes[i], temperature)
+            for dos, values in curves
+        ]
+        for i, temperature in enumerate(temperatures)
+    ]
+    redo = [
+        (i, c)
+        for i, row in enumerate(table)
+        for c, final in enumerate(row)
+        if chain.comm.bcast(final.interpolation["redo"])
+    ]
     if redo:
-        exact = [physics.weights([finals[i].observables.fermi_level], temperatures[i]) for i in redo]
-        values = chain.reduce(grid, np.concatenate(exact), False, progress).values
-        for column, i in enumerate(redo):
-            report = {**finals[i].interpolation, "density_error": 0.0, "electron_error": 0.0}
-            finals[i] = Final(finals[i].observables, np.ascontiguousarray(values[:, column]), report)
-    return reduced, finals
+        exact = [physics.weights([table[i][c].observables.fermi_level], temperatures[i]) for i, c in redo]
+        again = chain.reduce(grid, np.concatenate(exact), False, progress)
+        for column, (i, c) in enumerate(redo):
+            values = again.values if c == 0 else again.member_values[c - 1]
+            report = {**table[i][c].interpolation, "density_error": 0.0, "electron_error": 0.0}
+            table[i][c] = Final(table[i][c].observables, np.ascontiguousarray(values[:, column]), report)
+    return reduced, [row[0]._replace(members=tuple(row[1:])) for row in table]
 
 
 def coarse_grid(grid: Grid) -> Grid:

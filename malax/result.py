@@ -9,6 +9,8 @@ Layout of the file (every dataset carries its unit in the attribute ``unit``)::
     /energy_grid, /dos   (E,)
     /density             (nx, ny, nz)
     /ldos                (nx, ny, nz, E) float32, if asked for
+    /spread              of an ensemble of k members: energies/<term> (k,), fermi_levels (k,), dos_std (E,),
+                         density_std (nx, ny, nz)
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from ase import Atoms
 
 from malax.comm import Comm, SerialComm
 from malax.energies import Energies
+from malax.ensemble import Spread
 from malax.errors import FileError, InputError, MachineError
 from malax.grid import Grid
 from malax.io import hdf5
@@ -63,6 +66,8 @@ class Result:
     provenance : where it came from: version, hash of the model, options, libraries
     notes, warnings : what was assumed, and what should be looked at
     part : flat range of the points held here
+    spread : of an ensemble, what its members say; else None
+    outside : fraction of the grid points whose surroundings are unlike the training; None if not known
     """
 
     atoms: Atoms
@@ -81,6 +86,8 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     part: tuple[int, int] = (0, 0)
     comm: Comm = field(default_factory=SerialComm, repr=False)
+    spread: Spread | None = None
+    outside: float | None = None
 
     def __post_init__(self) -> None:
         if self.comm.size == 1:
@@ -88,6 +95,8 @@ class Result:
             self.density = self.density.reshape(self.grid.shape)
             if self.ldos is not None:
                 self.ldos = self.ldos.reshape(*self.grid.shape, -1)
+            if self.spread is not None:
+                self.spread.density_std = self.spread.density_std.reshape(self.grid.shape)
 
     @property
     def is_whole(self) -> bool:
@@ -100,9 +109,13 @@ class Result:
             return self
         density = _join(self.comm, self.density)
         ldos = None if self.ldos is None else _join(self.comm, self.ldos)
+        spread = self.spread
+        if spread is not None:
+            whole = _join(self.comm, spread.density_std)
+            spread = None if whole is None else dataclasses.replace(spread, density_std=whole)
         if density is None:
             return None
-        return dataclasses.replace(self, density=density, ldos=ldos, comm=SerialComm())
+        return dataclasses.replace(self, density=density, ldos=ldos, comm=SerialComm(), spread=spread)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
         """Write everything into one HDF5 file, whole or not at all; collective, rank 0 writes.
@@ -126,7 +139,7 @@ class Result:
 
     def _bytes(self) -> int:
         """Upper bound of the size of the file: density, LDOS, and what HDF5 keeps besides."""
-        per_point = 8 + (0 if self.ldos is None else 4 * len(self.dos))
+        per_point = (8 if self.spread is None else 16) + (0 if self.ldos is None else 4 * len(self.dos))
         return int(1.02 * per_point * self.grid.n_points) + 64 * len(self.atoms) + (1 << 18)
 
     def _write_small(self, file: h5py.File) -> None:
@@ -145,12 +158,21 @@ class Result:
         for term, energy in self.energies.as_dict().items():
             if energy is not None:
                 hdf5.put(file, f"energies/{term}", energy, "eV")
+        if self.outside is not None:
+            file.attrs["outside"] = self.outside
+        if self.spread is not None:
+            for term, values in self.spread.energies.items():
+                hdf5.put(file, f"spread/energies/{term}", values, "eV")
+            hdf5.put(file, "spread/fermi_levels", self.spread.fermi_levels, "eV")
+            hdf5.put(file, "spread/dos_std", self.spread.dos_std, "1/eV")
 
     def _write_fields(self, file: h5py.File | None) -> None:
         """Collective: rank 0 has the file, the others have None and only send."""
         fields: list[tuple[str, np.ndarray, str]] = [("density", self.density.reshape(-1), "1/A^3")]
         if self.ldos is not None:
             fields.append(("ldos", self.ldos.reshape(-1, len(self.energy_grid)), "1/(eV A^3)"))
+        if self.spread is not None:
+            fields.append(("spread/density_std", self.spread.density_std.reshape(-1), "1/A^3"))
         nx, ny, nz = self.grid.shape
         for name, mine, unit in fields:
             last = mine.shape[1:]
@@ -205,6 +227,8 @@ class Result:
             dos=file["dos"][()],
             density=file["density"][()],
             ldos=file["ldos"][()] if "ldos" in file else None,
+            outside=float(file.attrs["outside"]) if "outside" in file.attrs else None,
+            spread=_read_spread(file["spread"]) if "spread" in file else None,
             **{name: json.loads(file.attrs[name]) for name in ("provenance", "timings", "notes", "warnings")},
         )
 
@@ -225,6 +249,8 @@ class Result:
             "temperature": self.temperature,
             "grid": list(self.grid.shape),
             "spacing": list(self.grid.spacing),
+            "spread": None if self.spread is None else self.spread.as_json(),
+            "outside": self.outside,
             "timings": self.timings,
             "provenance": self.provenance,
             "notes": self.notes,
@@ -298,6 +324,13 @@ def load(path: str | os.PathLike[str]) -> Result | Snapshot:
     except OSError:
         found = None  # Result.load says precisely what is wrong
     return Snapshot.load(path) if found == SNAPSHOT_FORMAT else Result.load(path)
+
+
+def _read_spread(group: h5py.Group) -> Spread:
+    return Spread(
+        energies={term: values[()] for term, values in group["energies"].items()},
+        **{name: group[name][()] for name in ("fermi_levels", "dos_std", "density_std")},
+    )
 
 
 def _check_space(folder: Path, needed: int) -> None:

@@ -18,8 +18,10 @@ from ase import Atoms
 
 from malax import kernels
 from malax.comm import Comm
+from malax.ensemble import members_of
 from malax.errors import InputError
 from malax.grid import Grid
+from malax.network import LDOSNetwork
 
 if TYPE_CHECKING:
     from malax.emulator import Emulator
@@ -55,12 +57,19 @@ class Tiles:
 
 
 class Reduced(NamedTuple):
-    """What one pass leaves: values (n, K) of this rank's points, the DOS (E,) in 1/eV of all points."""
+    """What one pass leaves: values (n, K) of this rank's points, the DOS (E,) in 1/eV of all points.
+
+    Of an ensemble these are the means; ``member_values`` (k, n, K) and ``member_dos`` (k, E) the members'.
+    ``outside`` is the fraction of all points unlike the training data; None where the model does not know.
+    """
 
     values: np.ndarray
     dos: np.ndarray
     ldos: np.ndarray | None
     part: tuple[int, int]
+    member_values: np.ndarray
+    member_dos: np.ndarray
+    outside: float | None
 
 
 class Clock:
@@ -104,27 +113,42 @@ class Chain:
         owned = tiles.owned(self.comm)
         start, stop = tiles.points(owned)
         n_energies = len(self.emulator.energy_grid)
-        values = np.empty((stop - start, len(weights)))
-        sums = np.empty((len(owned), n_energies))
+        networks, domain = members_of(self.emulator.network), self.emulator.domain
+        values = np.empty((len(networks), stop - start, len(weights)))
+        sums = np.empty((len(owned), len(networks), n_energies))
+        outside = np.zeros(len(owned), dtype=np.int64)
         kept = np.empty((stop - start, n_energies), dtype=np.float32) if keep_ldos else None
         for i, (first, features) in enumerate(self._features(grid, tiles, owned)):
-            with self.clock("network"):
-                ldos = self._ldos(features, tiles.size)
-            here = slice(first - start, first - start + len(ldos))
-            with self.clock("reduction"):
-                values[here], sums[i] = kernels.ldos_moments(ldos, weights)
-            if kept is not None:
-                kept[here] = ldos
+            here = slice(first - start, first - start + len(features))
+            for m, network in enumerate(networks):
+                with self.clock("network"):
+                    ldos = self._ldos(network, features, tiles.size)
+                with self.clock("reduction"):
+                    values[m, here], sums[i, m] = kernels.ldos_moments(ldos, weights)
+                if kept is not None:
+                    kept[here] = ldos if m == 0 else kept[here] + (ldos - kept[here]) / (m + 1)
+            if domain is not None:
+                with self.clock("domain"):
+                    outside[i] = domain.outside(features)
             if progress is not None:
                 progress(i + 1, len(owned))
         with self.clock("communication"):
             # every rank adds all tile sums in the order of the tiles: the same bits on any number of ranks
             dos = self.comm.allgatherv(sums).sum(axis=0) * grid.point_volume
+            fraction = int(self.comm.allreduce(outside.sum(keepdims=True))[0]) / grid.n_points
         if not np.isfinite(dos).all():
             raise InputError(
                 "the model gives an LDOS that is not finite on this structure; is it like the training?"
             )
-        return Reduced(values, dos, kept, (start, stop))
+        return Reduced(
+            _mean(values),
+            _mean(dos),
+            kept,
+            (start, stop),
+            values,
+            dos,
+            None if domain is None else fraction,
+        )
 
     def _features(self, grid: Grid, tiles: Tiles, owned: range) -> Iterator[tuple[int, np.ndarray]]:
         """First point and features (n, F) of each tile."""
@@ -148,9 +172,14 @@ class Chain:
             yield start, features
 
     @torch.inference_mode()
-    def _ldos(self, features: np.ndarray, rows: int) -> np.ndarray:
+    def _ldos(self, network: LDOSNetwork, features: np.ndarray, rows: int) -> np.ndarray:
         """LDOS (n, E) float32. Rows are padded to one shape: matrix products may round otherwise."""
         n = len(features)
         padded = np.empty((rows, features.shape[1]), dtype=np.float32)
         padded[:n], padded[n:] = features, features[-1]
-        return self.emulator.network(torch.from_numpy(padded))[:n].numpy()
+        return network(torch.from_numpy(padded))[:n].numpy()
+
+
+def _mean(each: np.ndarray) -> np.ndarray:
+    """The mean over members (k, ...); of one it is a view."""
+    return each[0] if len(each) == 1 else each.mean(axis=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,33 @@ from malax import checkpoint
 from malax.comm import Comm, as_comm
 from malax.compatibility import check_compatible, check_distinct
 from malax.dataset import Dataset
-from malax.emulator import Emulator, ModelInfo, TrainingSnapshot
+from malax.domain import collect as collect_domain
+from malax.emulator import Emulator
 from malax.errors import FileError, InputError, MachineError
-from malax.evaluate import SnapshotErrors, evaluate_snapshot, group
-from malax.io.files import atomic_path
 from malax.io.snapshot import Snapshot
 from malax.loss import functionals
 from malax.network import LDOSNetwork
 from malax.scaling import collect, scale_network
 from malax.train_config import TrainConfig
+from malax.train_finish import MACHINE, SNAPSHOTS, build, finish, portable
 from malax.train_log import Log
-from malax.training import Training, TrainingInterrupted
-from malax.version import VERSION
+from malax.training import Training, TrainingInterrupted, Watch
 
 __all__ = ["TrainConfig", "TrainingInterrupted", "train"]
 
-_MAY_CHANGE = {"output", "epochs", "early_stopping", "evaluate_every", "threads", "device", "data"}
+_MAY_CHANGE = {"output", "epochs", "early_stopping", "evaluate_every", "data", *MACHINE}
 """Settings that a resumed training may change (of ``data``, what decides the batches may not)."""
-_SNAPSHOTS = ("training", "validation", "test")
 
 
-def train(config: TrainConfig, comm: Any = None, resume: bool = False, overwrite: bool = False) -> Path:
+def train(
+    config: TrainConfig,
+    comm: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    *,
+    watch: Watch | None = None,
+    quiet: bool = False,
+) -> Path:
     """Train a network and write the model.
 
     Beside the model file lie ``<model>.run/`` (checkpoint, log.csv, errors.csv, TensorBoard) and
@@ -45,6 +49,8 @@ def train(config: TrainConfig, comm: Any = None, resume: bool = False, overwrite
     comm : None or a communicator; all ranks must call
     resume : go on from the checkpoint in the run folder
     overwrite : replace an existing model, and forget a checkpoint that is there
+    watch : called after every epoch with its row of log.csv; an exception of it ends the training
+    quiet : say nothing on stderr
 
     Returns
     -------
@@ -60,11 +66,14 @@ def train(config: TrainConfig, comm: Any = None, resume: bool = False, overwrite
         the loss became infinite or NaN.
     """
     comm = as_comm(comm)
+    if config.members > 1:
+        _check_outputs(config, resume, overwrite)
+        return _train_members(config, comm, resume, overwrite, watch, quiet)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _check_device(config.device)
     _check_outputs(config, resume, overwrite)
-    sets = {role: [Snapshot.load(path) for path in getattr(config.data, role)] for role in _SNAPSHOTS}
+    sets = {role: [Snapshot.load(path) for path in getattr(config.data, role)] for role in SNAPSHOTS}
     everything = [s for snapshots in sets.values() for s in snapshots]
     check_distinct(everything)
     check_compatible(everything)
@@ -74,11 +83,47 @@ def train(config: TrainConfig, comm: Any = None, resume: bool = False, overwrite
         _check_identity(identity, state[1]["identity"], config)
     _make_folder(config, comm)
     comm.barrier()
-    log = Log(config.folder if comm.rank == 0 else None, state[1]["epoch"] if state else 0)
+    log = Log(config.folder if comm.rank == 0 else None, state[1]["epoch"] if state else 0, quiet)
     try:
         training = _prepare(config, sets, identity, state, comm, log)
-        emulator = _emulator(config, training.run(), sets, comm)
-        _finish(emulator, config, sets["test"], comm, log)
+        training.watch = watch
+        network = training.run()
+        log.say("measuring the domain of the training points")
+        domain = collect_domain(training.training, comm)
+        emulator = build(config, network, sets, domain)
+        finish(emulator, config, sets["test"], comm, log)
+    finally:
+        log.close()
+    return config.output
+
+
+def _train_members(
+    config: TrainConfig, comm: Comm, resume: bool, overwrite: bool, watch: Watch | None, quiet: bool
+) -> Path:
+    """Train the networks of an ensemble one after the other; join them in one model and test it."""
+    _make_folder(config, comm)
+    comm.barrier()
+    if resume and not comm.bcast((config.folder / "member0.run").is_dir()):
+        raise FileError(f"there is nothing in {config.folder} to resume from; start without --resume")
+    parts = []
+    for i in range(config.members):
+        changes = {
+            "members": 1,
+            "seed": config.seed + i,
+            "output": config.folder / f"member{i}.malax",
+            "data": config.data.model_copy(update={"cache": config.cache, "test": ()}),
+        }
+        one = config.model_copy(update=changes)
+        parts.append(one.output)
+        begun, done = comm.bcast((one.checkpoint.is_file(), one.output.is_file()))
+        if not (resume and done):
+            train(one, comm, resume and begun, overwrite or resume, watch=watch, quiet=quiet)
+    log = Log(None if comm.rank else config.folder, quiet=quiet, tables=False)
+    try:
+        joined = Emulator.combine([Emulator.load(path) for path in parts])
+        joined.info = joined.info.model_copy(update={"config": portable(config)})
+        test = [Snapshot.load(path) for path in config.data.test]
+        finish(joined, config, test, comm, log)
     finally:
         log.close()
     return config.output
@@ -120,119 +165,6 @@ def _prepare(
     return resumed
 
 
-def _finish(emulator: Emulator, config: TrainConfig, test: Sequence[Snapshot], comm: Comm, log: Log) -> None:
-    """Write the model; evaluate the test snapshots; write the model again, with their errors."""
-    if comm.rank == 0:
-        emulator.save(config.output)
-    comm.barrier()
-    log.say(f"the model is {config.output}")
-    errors: list[SnapshotErrors] = []
-    for i, snapshot in enumerate(test):
-        log.progress("test snapshots", i, len(test))
-        try:
-            one = evaluate_snapshot(emulator, snapshot, comm)
-        except InputError as error:  # the training is done: a snapshot it is not for must not lose it
-            log.say(f"test snapshot {snapshot.name} was left out: {error}")
-            continue
-        if one is not None:
-            errors.append(one)
-    log.progress("test snapshots", len(test), len(test))
-    if comm.rank != 0 or not errors:
-        return
-    found = {e.name: {**e.errors, "density_mape": e.density_mape} for e in errors}
-    info = emulator.info.model_copy(update={"test_errors": found})
-    final = Emulator(emulator.network, info, emulator.energy_grid, emulator.pseudopotentials)
-    final.save(config.output)
-    for line in report(errors):
-        log.say(line)
-    summary = {
-        "model": str(config.output),
-        "sha256": final.hash,
-        "snapshots": [e.as_json() for e in errors],
-        "groups": [g.as_json() for g in group(errors)],
-    }
-    with atomic_path(config.output.with_suffix(".test.json")) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-
-
-def report(errors: Sequence[SnapshotErrors]) -> list[str]:
-    """Lines: each test snapshot, then the means of each group."""
-    terms = ("band", "entropy_term", "total_free")
-    lines = [f"{'test, meV/atom':20s} {'band':>9s} {'-TS':>9s} {'F':>9s} {'floor F':>9s} {'density %':>10s}"]
-
-    def add(name: str, energies: Sequence[float | None], mape: float | None) -> None:
-        shown = [f"{'-' if e is None else format(e, '.2f'):>9s}" for e in energies]
-        lines.append(f"{name:20s} {' '.join(shown)} {'-' if mape is None else format(mape, '.2f'):>10s}")
-
-    for e in errors:
-        add(e.name, [*map(e.errors.get, terms), e.floor_errors.get("total_free")], e.density_mape)
-    for g in group(errors):
-        for what, table in (("mean", g.signed), ("mean |x|", g.absolute)):
-            values = [*map(table.get, terms), table.get("floor_total_free")]
-            add(f"{what} {g.temperature:g} K {g.n_atoms}", values, table.get("density_mape"))
-    return lines
-
-
-def _emulator(
-    config: TrainConfig, network: LDOSNetwork, sets: dict[str, list[Snapshot]], comm: Comm
-) -> Emulator:
-    """The trained network with all that makes it a model."""
-    training = sets["training"]
-    first = training[0]
-    valence = {e: p.z_valence for e, p in sorted(first.pseudopotentials.items())}
-    spacings = [max(s.density_grid.spacing) for s in training]
-    info = ModelInfo(
-        malax_version=VERSION,
-        elements=tuple(sorted(set(first.atoms.get_chemical_symbols()))),
-        valence=valence,
-        descriptor=config.descriptor,
-        network=network.config,
-        kernel=first.kernel,
-        sigma=first.sigma,
-        complete_to=min(s.complete_to for s in training),
-        # the median: one odd snapshot must not decide the default grid of all predictions
-        grid_spacing=float(np.median(spacings)),
-        xc=first.xc,
-        ecutrho=max(s.ecutrho for s in training),
-        training_temperatures=tuple(sorted({s.temperature for s in training})),
-        training_volumes=tuple(sorted({round(_volume(s), 6) for s in training})),
-        training_snapshots=tuple(
-            _remembered(s, role) for role in ("training", "validation") for s in sets[role]
-        ),
-        config=_portable(config),
-    )
-    return Emulator(network.cpu(), info, first.energy_grid, first.pseudopotentials)
-
-
-def _remembered(snapshot: Snapshot, role: str) -> TrainingSnapshot:
-    n_atoms = len(snapshot.atoms)
-    return TrainingSnapshot(
-        name=snapshot.name,
-        sha256=snapshot.sha256,
-        n_atoms=n_atoms,
-        temperature=snapshot.temperature,
-        volume=_volume(snapshot),
-        energies={term: value / n_atoms for term, value in snapshot.energies.items()},
-        role=role,
-    )
-
-
-def _volume(snapshot: Snapshot) -> float:
-    """A^3 per atom."""
-    return snapshot.grid.volume / len(snapshot.atoms)
-
-
-def _portable(config: TrainConfig) -> dict[str, Any]:
-    """The settings without the paths of this machine: files by their names."""
-    plain = config.model_dump(mode="json", exclude={"output", "threads", "device"})
-    plain["data"] = {
-        key: [Path(path).name for path in value] if key in _SNAPSHOTS else value
-        for key, value in plain["data"].items()
-        if key != "cache"
-    }
-    return plain
-
-
 def _identity(config: TrainConfig, sets: dict[str, list[Snapshot]]) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued: settings, and the snapshots themselves."""
     identity = config.model_dump(mode="json", exclude=_MAY_CHANGE)
@@ -248,8 +180,8 @@ def _check_identity(now: dict[str, Any], then: dict[str, Any], config: TrainConf
         if now.get(key) != then.get(key):
             raise InputError(
                 f"{key} is not what it was when {config.checkpoint} was written: resume with the same "
-                "configuration (epochs, early_stopping, evaluate_every, threads and device may change), or "
-                "start anew"
+                "configuration (epochs, early_stopping, evaluate_every, threads, device and distributed may "
+                "change), or start anew"
             )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from malax.dataset import DataConfig
 from malax.descriptors import Descriptor
+from malax.distributed import Distributed
 from malax.loss import LossConfig
 from malax.network import NetworkConfig
 from malax.optimize import OptimizerConfig, ScheduleConfig
@@ -47,10 +48,19 @@ class TrainConfig(Settings):
     """Epochs between two evaluations of the validation snapshots in meV/atom."""
     seed: int = Field(default=0, ge=0)
     """Decides the initial weights and the order of the points."""
+    members: int = Field(default=1, ge=1)
+    """Networks that are trained one after the other, with seed, seed + 1, ..., and stand in the model as an
+    ensemble: their mean is the prediction, their spread its error bar."""
     threads: int | None = Field(default=None, ge=1)
     """Threads for descriptors and network; null: what torch chooses."""
     device: str = "cpu"
-    """Where the network is trained: cpu, cuda, cuda:1."""
+    """Where the network is trained: cpu, cuda, cuda:1. With cuda every rank takes its own GPU of its node."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: the hidden layers compute in it while training (weights and last layer stay in single
+    precision). About twice as fast where the processor has it, and refused where it has not."""
+    distributed: Distributed = "mpi"
+    """How ranks (``mpiexec -n P malax train ...``) add their gradients: our MPI communicator, torch's
+    DistributedDataParallel (gloo on CPUs, NCCL on GPUs), or Horovod. The model is the same up to rounding."""
 
     @property
     def folder(self) -> Path:

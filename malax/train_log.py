@@ -69,15 +69,17 @@ class Log:
     ----------
     folder : where log.csv, errors.csv and tensorboard/ go; None: nothing is written
     epoch : epochs that are done already (a resumed training goes on behind them)
+    quiet : files only, nothing on stderr
+    tables : write files
     """
 
-    def __init__(self, folder: Path | None, epoch: int = 0) -> None:
-        self.active = folder is not None
+    def __init__(self, folder: Path | None, epoch: int = 0, quiet: bool = False, tables: bool = True) -> None:
+        self.active, self.quiet = folder is not None, quiet
         self.console = Console(stderr=True, quiet=not self.active, soft_wrap=True)
         self.bar: Progress | None = None
         self.said = time.monotonic()
         self.writer: Any = None
-        if folder is not None:
+        if folder is not None and tables:
             from torch.utils.tensorboard.writer import SummaryWriter  # slow to import
 
             self.epochs = Table(folder / "log.csv", EPOCH_COLUMNS, epoch)
@@ -86,7 +88,7 @@ class Log:
 
     def say(self, line: str) -> None:
         """A line for the user."""
-        if not self.active:
+        if not self.active or self.quiet:
             return
         if self.console.is_terminal:
             self.console.print(line, markup=False, highlight=False)
@@ -95,7 +97,7 @@ class Log:
 
     def progress(self, what: str, done: int, total: int) -> None:
         """How far a long activity is; a bar that goes away on a terminal, now and then a line elsewhere."""
-        if not self.active:
+        if not self.active or self.quiet:
             return
         if not self.console.is_terminal:
             now = time.monotonic()

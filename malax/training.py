@@ -14,28 +14,50 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from malax import checkpoint
 from malax.comm import Comm
 from malax.dataset import Batch, Dataset
+from malax.distributed import check_bfloat16, gradients, rank_device
 from malax.errors import MalaxError
 from malax.loss import Loss
 from malax.network import LDOSNetwork
 from malax.optimize import Average, adamw, clip_gradient, learning_rate
+from malax.physics_loss import UNITS, PhysicsLoss, Sample
 from malax.train_config import TrainConfig
 from malax.train_log import Log
 from malax.validation import Errors, energy_errors, mean_loss
 
+Watch = Callable[[Mapping[str, Any]], None]
+"""Called after every epoch with its row of log.csv."""
+
 
 class TrainingInterrupted(MalaxError):
     """A signal ended the training; a checkpoint was written."""
+
+
+class Objective(nn.Module):
+    """The network and the loss as one module: what is called, and differentiated, in one step."""
+
+    def __init__(self, network: LDOSNetwork, loss: Loss, physics: PhysicsLoss) -> None:
+        super().__init__()
+        self.network, self.loss, self.physics = network, loss, physics
+
+    def forward(self, batch: Batch, sample: Sample | None) -> Tensor:
+        """This rank's part of the loss; scalar."""
+        loss = self.loss(self.network, batch)
+        if sample is None:
+            return loss
+        factors = {term: self.loss.config.factor(term, self.loss.progress) for term in UNITS}
+        return loss + self.physics(self.network, sample, factors)
 
 
 class Training:
@@ -62,12 +84,20 @@ class Training:
         log: Log,
     ) -> None:
         self.config, self.comm, self.log, self.identity = config, comm, log, identity
-        self.device = torch.device(config.device)
+        self.device = rank_device(config.device, comm)
         self.network = network.to(self.device)
+        if config.precision == "bfloat16":
+            check_bfloat16(self.device)
+            self.network.mixed = True
         self.training, self.validation, self.spread = training, validation, spread
-        self.optimizer = adamw(self.network, config.optimizer)
         self.average = Average(self.network, config.optimizer.average)
         self.loss = Loss(training, config.loss, network.ldos_scale, spread, self.device)
+        optimizer = adamw(self.network, config.optimizer)
+        weights = self.loss.snapshot_weights
+        self.physics = PhysicsLoss(training, config.loss.physics, weights, comm, self.device)
+        objective = Objective(self.network, self.loss, self.physics)
+        self.gradients = gradients(config.distributed, objective, optimizer, comm, self.device)
+        self.optimizer = self.gradients.optimizer
         self.validation_loss = Loss(validation, config.loss, network.ldos_scale, spread, self.device)
         self.best = _clone(self.average.network)
         self.epoch = self.step = self.reductions = 0
@@ -75,6 +105,7 @@ class Training:
         self.best_score = self.lowest_loss = math.inf
         self.loss_sum = self.seconds = 0.0
         self.signal: int | None = None
+        self.watch: Watch | None = None
 
     @property
     def finished(self) -> bool:
@@ -93,10 +124,13 @@ class Training:
         MalaxError
             the loss is not finite any more; the checkpoint of the last whole epoch is kept.
         """
-        with self._signals():
-            while not self.finished:
-                self._train_epoch()
-                self._end_epoch()
+        try:
+            with self._signals():
+                while not self.finished:
+                    self._train_epoch()
+                    self._end_epoch()
+        finally:
+            self.gradients.close()
         if self.best_epoch:
             self.network.load_state_dict(self.best)
         else:  # no epoch had finite errors of the kind asked for
@@ -110,12 +144,13 @@ class Training:
         batches = self.training.batches(self.config.data, self.config.seed, self.epoch, self.comm, self.step)
         for batch in batches:
             self._set_learning_rate(self.epoch + (self.step + 1) / steps)
+            self.loss.progress = self.epoch + self.step / steps
             loss, stop = self._gradient(batch)
             self.loss_sum += loss
             norm = clip_gradient(self.network, self.config.optimizer.gradient_clip)
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
                 raise MalaxError(self._diverged())
-            self.optimizer.step()
+            self.gradients.step()
             self.average.update()
             self.step += 1
             self.log.progress(f"epoch {self.epoch + 1}", self.step, steps)
@@ -126,18 +161,14 @@ class Training:
 
     def _gradient(self, batch: Batch) -> tuple[float, bool]:
         """Gradient and value of the loss on a batch, over all ranks; whether any rank got a signal."""
-        self.optimizer.zero_grad()
-        loss = self.loss(self.network, batch.to(self.device))
-        loss.backward()
+        physics = self.physics
+        due = physics.due(self.step)
+        sample = physics.sample(self.config.seed, self.epoch, self.step) if due else None
+        loss = self.gradients.compute(batch.to(self.device), sample).item()
         if self.comm.size == 1:
-            return loss.item(), self.signal is not None
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
-        tail = torch.tensor([loss.item(), float(self.signal is not None)], device=self.device)
-        mine = torch.cat([*(g.reshape(-1) for g in gradients), tail])
-        total = torch.from_numpy(self.comm.allreduce(mine.cpu().numpy())).to(self.device)
-        for gradient, summed in zip(gradients, total[:-2].split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
-        return total[-2].item(), total[-1].item() > 0
+            return loss, self.signal is not None
+        total = self.comm.allreduce(np.array([loss, float(self.signal is not None)]))
+        return float(total[0]), bool(total[1] > 0)
 
     def _set_learning_rate(self, progress: float) -> None:
         config = self.config
@@ -173,8 +204,13 @@ class Training:
             self.best = _clone(network)
         row["seconds"] = round(self.seconds + time.perf_counter() - started, 3)
         self.log.epoch(row, errors)
+        if self.physics.skipped:
+            self.log.say(f"no energies yet in {self.physics.skipped} steps: loss.physics left them out")
+            self.physics.skipped = 0
         self.step, self.loss_sum, self.seconds = 0, 0.0, 0.0
         self.save()
+        if self.watch is not None:
+            self.watch(row)
 
     def _note_plateau(self, loss: float) -> None:
         """Lower the rate of the plateau schedule when the validation loss has stayed for too long."""

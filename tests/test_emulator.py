@@ -98,8 +98,8 @@ def test_nan_in_a_file(tmp_path):
 
 
 def test_newer_format(tmp_path):
-    newer = tiny_model(format_version=2)
-    with pytest.raises(FileError, match="model format 2, this malax reads up to 1; update malax"):
+    newer = tiny_model(format_version=3)
+    with pytest.raises(FileError, match="model format 3, this malax reads up to 2; update malax"):
         Emulator.load(newer.save(tmp_path / "newer.malax"))
 
 

@@ -10,12 +10,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "malax"
 
 LAYERS = (
-    "cli commands bench bench_bispectrum demo config interfaces",
+    "cli commands bench bench_bispectrum demo config schema tune tune_report interfaces",
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation "
-    "selection status job_scripts recipe recipe_template",
+    "selection status job_scripts recipe recipe_template distributed tune_config physics_loss domain "
+    "train_finish",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
-    "descriptors network io",
+    "descriptors network ensemble io",
     "grid fields comm kernels kernels_gaussian settings",
     "units errors version",
 )

@@ -8,8 +8,6 @@ import math
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -314,29 +312,6 @@ def test_selected_weights_are_those_asked_for(
 
 def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def test_two_ranks_equal_one(data: Path, trained: Path, tmp_path: Path) -> None:
-    """The same batches, gradients summed over the ranks: the same losses to rounding."""
-    pytest.importorskip("mpi4py", reason="needs malax[mpi]")
-    mpiexec = Path(sys.executable).with_name("mpiexec")
-    if not mpiexec.exists():
-        pytest.skip(f"no mpiexec beside {sys.executable}: pip install 'malax[mpi]'")
-    made = settings(data, tmp_path)
-    code = (
-        "from mpi4py import MPI\n"
-        "from malax import config\nfrom malax.train import TrainConfig, train\n"
-        f"train(config.load({str(tmp_path / 'train.yaml')!r}, TrainConfig), MPI.COMM_WORLD)\n"
-    )
-    command = [str(mpiexec), "-n", "2", sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    one, two = rows(trained.with_suffix(".run") / "log.csv"), rows(made.folder / "log.csv")
-    assert len(one) == len(two)
-    for a, b in zip(one, two, strict=True):
-        for key in ("train_loss", "validation_loss"):
-            assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-4)
-    assert done.stderr.count("epoch    4") == 1  # printed once
 
 
 def test_learning_rate() -> None:

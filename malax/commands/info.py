@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malax.commands.console import Console, number
+from malax.ensemble import members_of
 
 if TYPE_CHECKING:
     from malax.emulator import Emulator
@@ -96,6 +97,19 @@ def describe_model(emulator: Emulator) -> list[Line]:
             [s.model_dump(mode="json") for s in one.training_snapshots],
         ),
     ]
+    members = len(members_of(emulator.network))
+    if members > 1:
+        lines.append(("members", f"{members} networks, the first is described above", members))
+    if emulator.domain is not None:
+        lines.append(
+            (
+                "domain",
+                f"{emulator.domain.axes.shape[1]} axes, limit {emulator.domain.limit:.3f}",
+                emulator.domain.limit,
+            )
+        )
+    if one.config:
+        lines.append(("configuration", _cut(_nested(one.config)), one.config))
     if one.test_errors:
         lines.append(("test errors", _nested(one.test_errors), one.test_errors))
     return lines
@@ -185,6 +199,11 @@ def _energies(energies: Mapping[str, float | None], n_atoms: int) -> str:
 def _nested(value: Mapping[str, Any]) -> str:
     """A nested dict, one key a line."""
     return "\n".join(f"{key}: {_inline(item)}" for key, item in value.items())
+
+
+def _cut(text: str, width: int = 160) -> str:
+    """Lines of at most ``width`` characters: lists of many snapshots are in --json."""
+    return "\n".join(line if len(line) <= width else line[: width - 3] + "..." for line in text.split("\n"))
 
 
 def _inline(item: Any) -> str:

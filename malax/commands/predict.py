@@ -65,8 +65,12 @@ class Structure:
 
 
 def predict(model: Path, structures: Sequence[Path], options: PredictOptions) -> None:
-    """Predict every structure at every temperature; print, and write what was asked for."""
+    """Predict every structure at every temperature; print, and write what was asked for.
+
+    Leading ``structures`` that are models (``*.malax``) make an ensemble with ``model``.
+    """
     comm = world()
+    models, structures = split_models(model, structures)
     console = Console(comm, options.json_only)
     _check_options(options)
     todo = on_root(comm, lambda: _read(structures, options))
@@ -75,7 +79,11 @@ def predict(model: Path, structures: Sequence[Path], options: PredictOptions) ->
     from malax.commands import qe_save
     from malax.emulator import Emulator  # torch: only now
 
-    emulator = on_root(comm, lambda: Emulator.load(model))
+    def load() -> Emulator:
+        found = [Emulator.load(path) for path in models]
+        return found[0] if len(found) == 1 else Emulator.combine(found)
+
+    emulator = on_root(comm, load)
     saves = None
     if options.qe_save is not None:
         structures_read = [structure.atoms for structure in todo]
@@ -96,6 +104,14 @@ def predict(model: Path, structures: Sequence[Path], options: PredictOptions) ->
             )
     # one result is the object itself; several stand in a list
     console.finish(objects[0] if len(objects) == 1 else {"results": objects})
+
+
+def split_models(model: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The models and the structures of ``MODEL [MODEL...] STRUCTURE...``; the last one is a structure."""
+    n = 0
+    while n < len(others) - 1 and others[n].suffix == ".malax":
+        n += 1
+    return [model, *others[:n]], list(others[n:])
 
 
 def _check_options(options: PredictOptions) -> None:
@@ -204,7 +220,16 @@ def _show(console: Console, structure: Structure, result: Result, written: list[
         [name, number(value, 6), number(None if value is None else value / n_atoms, 6)]
         for name, value in energy_rows(result)
     ]
-    console.table(["energy", "eV", "eV/atom"], rows)
+    headers = ["energy", "eV", "eV/atom"]
+    if result.spread is not None:
+        console.say(f"members      {result.spread.n_members}, standard deviations behind the energies")
+        console.say(f"Fermi level  +- {1e3 * result.spread.fermi_level_std:.1f} meV")
+        headers.append("+- meV/atom")
+        names = (*ENERGY_NAMES, "total_free", "internal")
+        for row, name in zip(rows, names, strict=True):
+            std = result.spread.std.get(name)
+            row.append(number(None if std is None else 1e3 * std / n_atoms, 2))
+    console.table(headers, rows)
     in_ry = pw_energies(result.energies.as_dict())
     if in_ry is not None:
         console.table(
@@ -215,6 +240,10 @@ def _show(console: Console, structure: Structure, result: Result, written: list[
     for path in written:
         console.say(f"written      {path}")
     console.say()
+
+
+ENERGY_NAMES = ("band", "hartree", "xc", "vxc_rho", "ewald", "entropy_term")
+"""The Python names of the terms in the order of `energy_rows`."""
 
 
 def energy_rows(result: Result) -> list[tuple[str, float | None]]:
