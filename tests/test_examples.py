@@ -201,11 +201,14 @@ def test_own_data_by_the_readme(own_data, capsys):
     (own_data / "mine.yaml").write_text(config)
     section = README[README.index("### 2. Make snapshots") : README.index("## Supported")]
     commands = [line for block in blocks("bash", section) for line in block.splitlines()]
-    assert [line.split()[1] for line in commands] == ["generate", "info", "train", "evaluate", "predict"]
+    verbs = ["generate", "info", "train", "evaluate", "predict", "predict"]
+    assert [line.split()[1] for line in commands] == verbs
     for line in commands:
         words = [found for word in shlex.split(line)[1:] for found in expanded(word, own_data)]
         if words[0] == "train":
             words += ["--set", "epochs=2", "network.hidden=[16]", "threads=1"]
+        if "--qe-save" in words:
+            words += ["--kpoints", "2", "2", "2"]
         with pytest.raises(SystemExit) as leave:
             cli.main(words)
         assert not leave.value.code, (line, capsys.readouterr().err)
@@ -213,3 +216,6 @@ def test_own_data_by_the_readme(own_data, capsys):
     assert "complete to" in said and "total free energy" in said
     for name in ("data/run03.h5", "models/mine.test.json", "plots/run01.png", "out.h5", "out.cube"):
         assert (own_data / name).is_file(), name
+    assert "pw.x -in nscf.in > nscf.out" in section
+    done = subprocess.run(["pw.x", "-in", "nscf.in"], cwd=own_data / "qe", capture_output=True, text=True)
+    assert "JOB DONE" in done.stdout, done.stdout[-1000:]
