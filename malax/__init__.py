@@ -37,6 +37,7 @@ _SUBMODULES = (
     "network",
     "observables",
     "plots",
+    "preview",
     "result",
     "train",
     "units",

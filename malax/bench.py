@@ -107,26 +107,26 @@ def sample(emulator: Emulator) -> Atoms:
 
 
 def estimate(costs: Costs, n_atoms: int, ranks: int) -> dict[str, float]:
-    """Seconds for ``n_atoms`` on ``ranks`` processes like this one, and the memory of rank 0 in GB.
+    """Seconds for ``n_atoms`` on ``ranks`` processes like this one, and the memory of each in GB.
 
-    Streaming is taken to scale perfectly, and Hartree, XC and Ewald, which run on rank 0, linearly.
+    All of it is taken to scale perfectly; docs/mpi.md says what the memory is made of.
     """
     points = n_atoms * costs.points_per_atom
     streaming = 1e-6 * costs.total * points / ranks
-    serial = 1e-6 * costs.energies * points
+    energies = 1e-6 * costs.energies * points / ranks
     return {
         "atoms": n_atoms,
         "ranks": ranks,
         "points": points,
         "streaming_seconds": streaming,
-        "rank0_seconds": serial,
-        "seconds": streaming + serial,
-        "rank0_gigabytes": 1e-9 * _SERIAL_BYTES_PER_POINT * points,
+        "energies_seconds": energies,
+        "seconds": streaming + energies,
+        "rank_gigabytes": _START_GIGABYTES + 1e-9 * _BYTES_PER_POINT * points / ranks,
     }
 
 
-_SERIAL_BYTES_PER_POINT = 160.0
-"""Real fields and complex coefficients that the energies on rank 0 hold at a time, as measured."""
+_START_GIGABYTES, _BYTES_PER_POINT = 0.45, 72.0
+"""What a rank needs for Python, torch and blocks of work, and per grid point of its part, as measured."""
 
 
 def _microseconds(function: Callable[[], Any], points: int) -> float:

@@ -207,11 +207,24 @@ def predict(
     qe_hdf5: Annotated[
         bool, typer.Option("--qe-hdf5", help="With --qe-save: for a pw.x built with HDF5.")
     ] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write a coarse density beside OUT.h5 as OUT.preview.cube.")
+    ] = False,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="T.csv T.xyz", help="A row per result, added as they finish; goes on if killed."
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(metavar="[D-]H:M:S", help="Save and end after this time; the same command goes on."),
+    ] = None,
     json_only: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict free energy, density and density of states of structures."""
-    from malax.commands.predict import PredictOptions
+    from malax.commands.predict import PredictOptions, seconds
     from malax.commands.predict import predict as command
 
     options = PredictOptions(
@@ -235,6 +248,9 @@ def predict(
         ecutwfc=ecutwfc,
         bands=bands,
         qe_hdf5=qe_hdf5,
+        preview=preview,
+        tables=tuple(table or ()),
+        max_time=None if max_time is None else seconds(max_time),
         json_only=json_only,
         overwrite=overwrite,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -34,6 +34,9 @@ _TASK_MARKS = ("PMIX_RANK", "PALS_RANKID")
 
 PATIENCE = 3.0
 """Seconds in which ranks that fail for the same reason are expected to do so."""
+
+LARGEST_MESSAGE = 1 << 30
+"""Bytes beyond which arrays are sent in several messages."""
 
 _started: list[MPIComm] = []
 
@@ -66,8 +69,24 @@ class Comm(Protocol):
         Every rank must run the iterator to its end; elsewhere than on the root it yields nothing.
         """
 
+    def alltoallv(self, send: np.ndarray, counts: Sequence[int], received: Sequence[int]) -> np.ndarray:
+        """Exchange pieces of a flat array: ``counts[r]`` elements go to rank r, in rank order.
+
+        ``received[r]`` says how many come from rank r; the result holds them in rank order. Pieces may be of
+        any size. A communicator of one gives back ``send`` itself.
+        """
+
     def barrier(self) -> None:
         """Wait for all ranks."""
+
+    def meet(self, poll: Callable[[], object]) -> None:
+        """Wait for all ranks, calling ``poll`` now and then, without burning the processor."""
+
+    def tell_to_stop(self) -> None:
+        """Tell all other ranks that the run is to end."""
+
+    def told_to_stop(self) -> bool:
+        """Whether another rank has told this one so."""
 
     def all_fail(self) -> bool:
         """Whether every rank calls this within `PATIENCE` seconds: all have failed, none is waited for."""
@@ -98,8 +117,20 @@ class SerialComm:
     def parts(self, array: np.ndarray, root: int = 0) -> Iterator[np.ndarray]:
         yield array
 
+    def alltoallv(self, send: np.ndarray, counts: Sequence[int], received: Sequence[int]) -> np.ndarray:
+        return send
+
     def barrier(self) -> None:
         return None
+
+    def meet(self, poll: Callable[[], object]) -> None:
+        poll()
+
+    def tell_to_stop(self) -> None:
+        return None
+
+    def told_to_stop(self) -> bool:
+        return False
 
     def all_fail(self) -> bool:
         return True
@@ -118,6 +149,7 @@ class MPIComm:
         self._failures = failures
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
+        self._messages: list[Any] = []
 
     def bcast(self, value: Any, root: int = 0) -> Any:
         return self.mpi.bcast(value, root=root)
@@ -143,18 +175,57 @@ class MPIComm:
         mine = np.ascontiguousarray(array)
         shapes = self.mpi.gather(mine.shape, root=root)
         if self.rank != root:
-            self.mpi.Send(mine, dest=root, tag=_PART)
+            for piece in _messages(mine):
+                self.mpi.Send(piece, dest=root, tag=_PART)
             return
         for source in range(self.size):
             if source == root:
                 yield mine
                 continue
             part = np.empty(shapes[source], dtype=mine.dtype)
-            self.mpi.Recv(part, source=source, tag=_PART)
+            for piece in _messages(part):
+                self.mpi.Recv(piece, source=source, tag=_PART)
             yield part
+
+    def alltoallv(self, send: np.ndarray, counts: Sequence[int], received: Sequence[int]) -> np.ndarray:
+        send = np.ascontiguousarray(send)
+        into = np.empty(sum(received), dtype=send.dtype)
+        # MPI counts and places elements with 32 bits, and some libraries bytes: all ranks must choose alike
+        if not self.mpi.allreduce(int(max(send.nbytes, into.nbytes) > LARGEST_MESSAGE)):
+            self.mpi.Alltoallv([send, list(counts)], [into, list(received)])
+            return into
+        to, of = np.cumsum([0, *counts]), np.cumsum([0, *received])
+        into[of[self.rank] : of[self.rank + 1]] = send[to[self.rank] : to[self.rank + 1]]
+        for step in range(1, self.size):
+            target, source = (self.rank + step) % self.size, (self.rank - step) % self.size
+            requests = [
+                self.mpi.Irecv(piece, source=source, tag=_PIECE)
+                for piece in _messages(into[of[source] : of[source + 1]])
+            ]
+            requests += [
+                self.mpi.Isend(piece, dest=target, tag=_PIECE)
+                for piece in _messages(send[to[target] : to[target + 1]])
+            ]
+            for request in requests:
+                request.Wait()
+        return into
 
     def barrier(self) -> None:
         self.mpi.Barrier()
+
+    def meet(self, poll: Callable[[], object]) -> None:
+        request = self.mpi.Ibarrier()
+        while not request.Test():
+            poll()
+            time.sleep(0.002)
+
+    def tell_to_stop(self) -> None:
+        for rank in range(self.size):
+            if rank != self.rank:
+                self._messages.append(self.mpi.Isend(_NOTHING, dest=rank, tag=_STOP))
+
+    def told_to_stop(self) -> bool:
+        return bool(self.mpi.Iprobe(tag=_STOP))
 
     def all_fail(self) -> bool:
         # a communicator of its own, made while all was well: this must not meet a pending collective
@@ -188,8 +259,17 @@ def on_root(comm: Comm, function: Callable[[], T]) -> T:
     return value
 
 
-_PART = 71
-"""Message tag of `MPIComm.parts`."""
+_PART, _PIECE, _STOP = 71, 72, 73
+"""Message tags of `MPIComm.parts`, `MPIComm.alltoallv` and `MPIComm.tell_to_stop`."""
+
+_NOTHING = np.zeros(0, dtype=np.uint8)
+
+
+def _messages(array: np.ndarray) -> list[np.ndarray]:
+    """Flat views of a contiguous array, none above `LARGEST_MESSAGE` bytes."""
+    flat = array.reshape(-1)
+    length = max(1, LARGEST_MESSAGE // flat.itemsize)
+    return [flat[start : start + length] for start in range(0, len(flat), length)]
 
 
 def as_comm(comm: Any) -> Comm:

@@ -26,11 +26,12 @@ from malax.checks import (
 )
 from malax.comm import Comm, as_comm, mpi_version
 from malax.domain import Domain, concern
-from malax.ensemble import EnsembleNetwork, Spread, energies_by_member, members_of
+from malax.ensemble import EnsembleNetwork, Spread, energies_by_member, mean_over_grid, members_of
 from malax.errors import FileError, InputError
 from malax.grid import Grid
 from malax.io.structures import as_atoms
 from malax.io.upf import Pseudopotential
+from malax.long_run import LongRun
 from malax.model_file import (
     FORMAT_VERSION,
     ModelInfo,
@@ -230,8 +231,12 @@ class Emulator:
         descriptors: str = "native",
         unbroaden: bool = True,
         progress: Progress | None = None,
+        long_run: LongRun | None = None,
     ) -> list[Result]:
-        """As `predict`, at several temperatures (K) in one pass over the grid; one result each."""
+        """As `predict`, at several temperatures (K) in one pass over the grid; one result each.
+
+        With a ``long_run`` finished tiles are kept on disk, and the run can be ended and taken up again.
+        """
         comm = as_comm(comm)
         atoms = as_atoms(atoms)
         check_atoms(atoms, self.info.elements)
@@ -245,8 +250,11 @@ class Emulator:
         n_electrons = float(sum(self.info.valence[symbol] for symbol in atoms.get_chemical_symbols()))
         physics = Physics(self.energy_grid, n_electrons, self.info.broadening_variance, unbroaden)
         clock = Clock()
+        if long_run is not None:
+            structure = (atoms.numbers, atoms.positions, atoms.cell.array, grid.shape)
+            long_run.begin(self.hash, *structure, kelvins, descriptors, unbroaden, ldos, VERSION)
         with clock("total"):
-            chain = Chain(self, atoms, comm, descriptors, clock)
+            chain = Chain(self, atoms, comm, descriptors, clock, long_run)
             reduced, finals = run(chain, physics, grid, kelvins, ldos, progress)
             with clock("energies"):
                 energies = [total_energies(self, atoms, grid, final, comm) for final in finals]
@@ -272,7 +280,7 @@ class Emulator:
                 ldos=reduced.ldos,
                 timings=dict(timings),
                 provenance=self._provenance(options, final.interpolation, comm),
-                notes=list(notes),
+                notes=[*notes, *(long_run.notes if long_run else [])],
                 warnings=list(concerns),
                 part=reduced.part,
                 comm=comm,
@@ -290,12 +298,13 @@ class Emulator:
             return None
         terms = [total_energies(self, atoms, grid, member, comm) for member in final.members]
         each = [{**one.as_dict(), "internal": one.internal} for one in terms]
-        densities = np.stack([member.density for member in final.members])
+        density_std = np.stack([member.density for member in final.members]).std(axis=0, ddof=1)
         return Spread(
             energies=energies_by_member(each),  # type: ignore[arg-type]
             fermi_levels=np.array([member.observables.fermi_level for member in final.members]),
             dos_std=reduced.member_dos.std(axis=0, ddof=1),
-            density_std=densities.std(axis=0, ddof=1),
+            density_std=density_std,
+            density_std_mean=mean_over_grid(density_std, grid.n_points, comm),
         )
 
     def _provenance(

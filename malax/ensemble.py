@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from malax.comm import Comm
 from malax.errors import InputError
 from malax.network import LDOSNetwork, NetworkConfig
 
@@ -75,12 +76,14 @@ class Spread:
     fermi_levels : (k,) eV
     dos_std : (E,) standard deviation of the DOS in 1/eV
     density_std : standard deviation of the density in 1/A^3, laid out as the result's density
+    density_std_mean : its mean over the whole grid
     """
 
     energies: dict[str, np.ndarray]
     fermi_levels: np.ndarray
     dos_std: np.ndarray
     density_std: np.ndarray
+    density_std_mean: float
 
     @property
     def n_members(self) -> int:
@@ -126,13 +129,18 @@ class Spread:
             "energies": {term: values.tolist() for term, values in self.energies.items()},
             "fermi_levels": self.fermi_levels.tolist(),
             "dos_std_max": float(self.dos_std.max()),
-            "density_std_mean": float(self.density_std.mean()),
+            "density_std_mean": self.density_std_mean,
         }
 
 
 def deviation(values: np.ndarray) -> float:
     """Standard deviation of a sample (k - 1 in the denominator), k > 1."""
     return float(np.std(values, ddof=1))
+
+
+def mean_over_grid(mine: np.ndarray, n_points: int, comm: Comm) -> float:
+    """The mean of a field of ``n_points`` points, of which each rank has some; collective."""
+    return float(comm.allreduce(np.array([mine.sum()]))[0]) / n_points
 
 
 def energies_by_member(each: Sequence[Mapping[str, float | None]]) -> dict[str, np.ndarray]:

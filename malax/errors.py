@@ -23,3 +23,9 @@ class MissingPeerError(InputError):
 
 class MachineError(MalaxError, RuntimeError):
     """The machine failed: disk full, out of memory, a peer died (exit code 1)."""
+
+
+class Stopped(MalaxError):
+    """A run was asked to end early and has saved what it had; the same command goes on (exit code 75)."""
+
+    exit_code = 75

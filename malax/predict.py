@@ -10,20 +10,20 @@ is asked for). The density needs the Fermi level and the Fermi level needs the w
 The interpolation replaces the weights w(mu) by w~ = sum_k L_k(mu) w(mu_k), which are known, so its error is
 not estimated but bounded: for a non-negative LDOS the mean absolute error of the density, relative to its
 mean, is at most D.|w - w~| / N. Above `TOLERANCE`, or with mu outside the nodes, a third pass with the exact
-weights follows.
+weights follows. Members of an ensemble have Fermi levels of their own, which often need it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
 
 from malax import energies, observables
-from malax.comm import Comm, on_root
+from malax.comm import Comm
 from malax.energies import Energies
 from malax.errors import InputError
 from malax.grid import Grid
@@ -33,6 +33,7 @@ from malax.units import BOLTZMANN
 if TYPE_CHECKING:
     from malax.emulator import Emulator
 
+_BLOCK = 1 << 16
 N_NODES = 7
 TOLERANCE = 1e-6
 """Largest relative error of the density from the interpolation in mu."""
@@ -81,43 +82,89 @@ def run(
 ) -> tuple[Reduced, list[Final]]:
     """All passes: the density and the observables at each temperature (K)."""
     with chain.clock("first pass"):
-        first = Chain(chain.emulator, chain.atoms, chain.comm, chain.backend, Clock())
-        coarse = first.reduce(coarse_grid(grid), np.zeros((0, len(physics.energy_grid))))
+        coarse = _first_pass(chain, grid)
 
     def level(kelvin: float) -> float:
-        return physics.from_dos(coarse.dos, kelvin).fermi_level
+        return physics.from_dos(coarse, kelvin).fermi_level
 
     for temperature in temperatures:
         check_complete(chain.emulator, temperature, level)
     start = [level(temperature) for temperature in temperatures]
     nodes = chain.comm.bcast([chebyshev(mu, t) for mu, t in zip(start, temperatures, strict=True)])
     weights = np.concatenate([physics.weights(mu, t) for mu, t in zip(nodes, temperatures, strict=True)])
-    reduced = chain.reduce(grid, weights, keep_ldos, progress)
-    # every curve that needs a Fermi level: the mean (or only) one, then those of the members of an ensemble
-    curves = [(reduced.dos, reduced.values)]
-    if len(reduced.member_dos) > 1:
-        curves += list(zip(reduced.member_dos, reduced.member_values, strict=True))
+    reduced = chain.reduce(grid, weights, keep_ldos, progress, "main")
     table = [
         [
-            interpolate(physics, dos, values[:, i * N_NODES : (i + 1) * N_NODES], nodes[i], temperature)
-            for dos, values in curves
+            interpolate(
+                physics,
+                dos,
+                reduced.values[:, members, i * N_NODES : (i + 1) * N_NODES],
+                nodes[i],
+                temperature,
+            )
+            for dos, members in _curves(reduced)
         ]
         for i, temperature in enumerate(temperatures)
     ]
-    redo = [
-        (i, c)
-        for i, row in enumerate(table)
-        for c, final in enumerate(row)
-        if chain.comm.bcast(final.interpolation["redo"])
-    ]
-    if redo:
-        exact = [physics.weights([table[i][c].observables.fermi_level], temperatures[i]) for i, c in redo]
-        again = chain.reduce(grid, np.concatenate(exact), False, progress)
-        for column, (i, c) in enumerate(redo):
-            values = again.values if c == 0 else again.member_values[c - 1]
-            report = {**table[i][c].interpolation, "density_error": 0.0, "electron_error": 0.0}
-            table[i][c] = Final(table[i][c].observables, np.ascontiguousarray(values[:, column]), report)
+    # the largest array of a prediction: it goes before the next comes
+    reduced = reduced._replace(values=np.empty((0, 0, 0)))
+    _exact_where_needed(chain, physics, grid, temperatures, table, progress)
     return reduced, [row[0]._replace(members=tuple(row[1:])) for row in table]
+
+
+def _curves(reduced: Reduced) -> list[tuple[np.ndarray, slice]]:
+    """Every DOS (E,) with a Fermi level of its own, and the members whose mean it is.
+
+    The first is the prediction's; those of the members of an ensemble follow.
+    """
+    k = len(reduced.member_dos)
+    each = [(dos, slice(m, m + 1)) for m, dos in enumerate(reduced.member_dos)]
+    return [(reduced.dos, slice(0, k)), *(each if k > 1 else [])]
+
+
+def _exact_where_needed(
+    chain: Chain,
+    physics: Physics,
+    grid: Grid,
+    temperatures: Sequence[float],
+    table: list[list[Final]],
+    progress: Progress | None,
+) -> None:
+    """Another pass for the densities in ``table`` (temperatures x curves) that interpolation cannot give."""
+    redo = chain.comm.bcast([[final.interpolation["redo"] for final in row] for row in table])
+    # per temperature a column at the Fermi level of the mean, and one at each member's own
+    columns = [(i, False) for i, row in enumerate(redo) if row[0]]
+    columns += [(i, True) for i, row in enumerate(redo) if any(row[1:])]
+    if not columns:
+        return
+    n_members = max(1, len(table[0]) - 1)
+
+    def weights_of(member: int) -> np.ndarray:
+        rows = []
+        for i, own in columns:
+            level = table[i][1 + member if own else 0].observables.fermi_level
+            rows.append(physics.weights([level], temperatures[i]))
+        return np.concatenate(rows)
+
+    weights = np.stack([weights_of(m) for m in range(n_members)])
+    values = chain.reduce(grid, weights, False, progress, "exact").values
+    for column, (i, own) in enumerate(columns):
+        for c in range(1, n_members + 1) if own else (0,):
+            members = slice(c - 1, c) if own else slice(0, n_members)
+            report = {**table[i][c].interpolation, "density_error": 0.0, "electron_error": 0.0}
+            table[i][c] = Final(table[i][c].observables, values[:, members, column].mean(axis=1), report)
+
+
+def _first_pass(chain: Chain, grid: Grid) -> np.ndarray:
+    """The DOS (E,) on the coarse grid, from a run that was killed if there was one."""
+    known = None if chain.long_run is None else chain.long_run.recalled("first")
+    if known is not None:
+        return known
+    first = replace(chain, clock=Clock(), long_run=None)
+    dos = first.reduce(coarse_grid(grid), np.zeros((0, len(chain.emulator.energy_grid)))).dos
+    if chain.long_run is not None:
+        chain.long_run.remember("first", dos)
+    return dos
 
 
 def coarse_grid(grid: Grid) -> Grid:
@@ -145,14 +192,19 @@ def lagrange(nodes: np.ndarray, x: float) -> np.ndarray:
 def interpolate(
     physics: Physics, dos: np.ndarray, values: np.ndarray, nodes: np.ndarray, temperature: float
 ) -> Final:
-    """Observables from the whole DOS (E,), and the density (n,) at its Fermi level from values (n, K)."""
+    """Observables from the whole DOS (E,), and the density (n,) at its Fermi level.
+
+    ``values`` (n, k, K) are the densities of k members at the ``nodes`` (K,); their mean is interpolated.
+    """
     found = physics.from_dos(dos, temperature)
     coefficients = lagrange(nodes, found.fermi_level)
     missing = physics.weights([found.fermi_level], temperature)[0]
     missing = missing - coefficients @ physics.weights(nodes, temperature)
     density = np.zeros(len(values))
-    for coefficient, column in zip(coefficients, values.T, strict=True):  # not BLAS: one order everywhere
-        density += coefficient * column
+    for start in range(0, len(values), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        for coefficient, column in zip(coefficients, values[some].mean(axis=1).T, strict=True):
+            density[some] += coefficient * column  # not BLAS: one order everywhere
     error = float(np.abs(dos) @ np.abs(missing)) / physics.n_electrons
     outside = not nodes.min() <= found.fermi_level <= nodes.max()
     report = {
@@ -194,35 +246,23 @@ def check_complete(emulator: Emulator, temperature: float, level: Callable[[floa
 
 
 def total_energies(emulator: Emulator, atoms: Atoms, grid: Grid, final: Final, comm: Comm) -> Energies:
-    """All terms (eV) on every rank; collective. Hartree and XC are computed on rank 0.
+    """All terms (eV), the same on every rank; collective. Every rank does its part of the grid.
 
     Terms that cannot be had without pseudopotentials are None.
     """
-    parts = [np.array(part) for part in comm.parts(final.density)]
-    return on_root(
-        comm, lambda: _energies_of(emulator, atoms, grid, final, np.concatenate(parts).reshape(grid.shape))
-    )
-
-
-def _energies_of(emulator: Emulator, atoms: Atoms, grid: Grid, final: Final, density: np.ndarray) -> Energies:
     info, found = emulator.info, final.observables
     if set(atoms.get_chemical_symbols()) <= set(emulator.pseudopotentials):
-        return energies.total_free_energy(
+        return energies.total_free_energy_of(
             atoms,
-            density,
+            final.density,
+            grid,
             found.band_energy,
             found.entropy_term,
             emulator.pseudopotentials,
-            xc=info.xc,
-            ecutrho=info.ecutrho,
+            info.xc,
+            info.ecutrho,
+            comm,
         )
     charges = np.array([info.valence[symbol] for symbol in atoms.get_chemical_symbols()])
-    return Energies(
-        total_free=None,
-        band=found.band_energy,
-        entropy_term=found.entropy_term,
-        hartree=energies.hartree_energy(density, grid),
-        xc=None,
-        vxc_rho=None,
-        ewald=energies.ewald_energy(atoms, charges),
-    )
+    hartree, ewald = energies.electrostatics_of(atoms, final.density, grid, charges, comm)
+    return Energies(band=found.band_energy, entropy_term=found.entropy_term, hartree=hartree, ewald=ewald)

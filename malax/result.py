@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -28,14 +29,15 @@ import h5py
 import numpy as np
 from ase import Atoms
 
-from malax.comm import Comm, SerialComm
+from malax.comm import Comm, SerialComm, as_comm
 from malax.energies import Energies
-from malax.ensemble import Spread
+from malax.ensemble import Spread, mean_over_grid
 from malax.errors import FileError, InputError, MachineError
-from malax.grid import Grid
+from malax.grid import Grid, split
 from malax.io import hdf5
-from malax.io.cube import write_cube
+from malax.io.cube_parts import write_cube_parts
 from malax.io.files import atomic_path
+from malax.io.parallel import Pieces, allocate, field_pieces, write_together
 from malax.io.qe_text import pw_energies, write_dos
 from malax.io.snapshot import FORMAT as SNAPSHOT_FORMAT
 from malax.io.snapshot import Snapshot
@@ -118,24 +120,42 @@ class Result:
         return dataclasses.replace(self, density=density, ldos=ldos, comm=SerialComm(), spread=spread)
 
     def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
-        """Write everything into one HDF5 file, whole or not at all; collective, rank 0 writes.
+        """Write everything into one HDF5 file, whole or not at all; collective.
 
-        The parts of density and LDOS arrive one rank after the other, so rank 0 never holds the whole LDOS.
+        Rank 0 writes what is small and makes room for the fields; every rank then writes its part of them
+        into the file itself (see `malax.io.parallel`).
 
         Raises
         ------
         FileError, MachineError
-            see `malax.io.files.atomic_path`. Raised on rank 0; the others wait for it.
+            see `malax.io.parallel.write_together`; on all ranks.
         """
-        if self.comm.rank == 0:
-            _check_space(Path(path).parent, self._bytes())
-            with hdf5.create(path, overwrite) as file:
+        folder, needed = Path(path).parent, self._bytes()
+        fields = self._fields()
+
+        def prepare(temporary: Path) -> list[np.ndarray]:
+            _check_space(folder, needed)
+            with hdf5.new(temporary) as file:
                 self._write_small(file)
-                self._write_fields(file)
-        else:
-            self._write_fields(None)
-        self.comm.barrier()
-        return Path(path)
+                return [
+                    allocate(file, name, (*self.grid.shape, *values.shape[1:]), values.dtype.str, unit)
+                    for name, values, unit in fields
+                ]
+
+        def pieces(places: list[np.ndarray]) -> Pieces:
+            for (_, values, _), where in zip(fields, places, strict=True):
+                yield from field_pieces(values, self.part[0], self.grid.n_points, where)
+
+        return write_together(self.comm, path, overwrite, prepare, pieces)
+
+    def _fields(self) -> list[tuple[str, np.ndarray, str]]:
+        """Name, this rank's values (n, ...) and unit of what is as large as the grid."""
+        fields: list[tuple[str, np.ndarray, str]] = [("density", self.density.reshape(-1), "1/A^3")]
+        if self.ldos is not None:
+            fields.append(("ldos", self.ldos.reshape(-1, len(self.energy_grid)), "1/(eV A^3)"))
+        if self.spread is not None:
+            fields.append(("spread/density_std", self.spread.density_std.reshape(-1), "1/A^3"))
+        return fields
 
     def _bytes(self) -> int:
         """Upper bound of the size of the file: density, LDOS, and what HDF5 keeps besides."""
@@ -166,28 +186,12 @@ class Result:
             hdf5.put(file, "spread/fermi_levels", self.spread.fermi_levels, "eV")
             hdf5.put(file, "spread/dos_std", self.spread.dos_std, "1/eV")
 
-    def _write_fields(self, file: h5py.File | None) -> None:
-        """Collective: rank 0 has the file, the others have None and only send."""
-        fields: list[tuple[str, np.ndarray, str]] = [("density", self.density.reshape(-1), "1/A^3")]
-        if self.ldos is not None:
-            fields.append(("ldos", self.ldos.reshape(-1, len(self.energy_grid)), "1/(eV A^3)"))
-        if self.spread is not None:
-            fields.append(("spread/density_std", self.spread.density_std.reshape(-1), "1/A^3"))
-        nx, ny, nz = self.grid.shape
-        for name, mine, unit in fields:
-            last = mine.shape[1:]
-            writer = None
-            if file is not None:
-                data = file.create_dataset(name, (nx, ny, nz, *last), mine.dtype, chunks=(1, ny, nz, *last))
-                data.attrs["unit"] = unit
-                writer = _PlaneWriter(data)
-            for part in self.comm.parts(mine):
-                assert writer is not None  # only rank 0 is given parts
-                writer.add(part)
-
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Result:
+    def load(cls, path: str | os.PathLike[str], comm: Any = None) -> Result:
         """Read a result file.
+
+        With ``comm`` (ours or mpi4py's) all its ranks call this, and each reads its part only: the flat range
+        ``malax.grid.split(n_points, comm.size, comm.rank)``.
 
         Raises
         ------
@@ -197,7 +201,7 @@ class Result:
         path = Path(path)
         try:
             with hdf5.open_format(path, FORMAT, FORMAT_VERSION) as file:
-                result = cls._read(file)
+                result = cls._read(file, as_comm(comm))
         except (KeyError, OSError, ValueError, TypeError) as error:
             if isinstance(error, FileError):
                 raise
@@ -207,7 +211,7 @@ class Result:
         return result
 
     @classmethod
-    def _read(cls, file: h5py.File) -> Result:
+    def _read(cls, file: h5py.File, comm: Comm) -> Result:
         structure = file["structure"]
         atoms = Atoms(
             numbers=structure["numbers"][()],
@@ -215,20 +219,24 @@ class Result:
             cell=structure["cell"][()],
             pbc=structure["pbc"][()],
         )
+        grid = Grid(atoms.cell.array, tuple(file.attrs["grid"]))  # type: ignore[arg-type]
+        part = split(grid.n_points, comm.size, comm.rank)
         terms = {name: float(value[()]) for name, value in file["energies"].items()}
         return cls(
             atoms=atoms,
-            grid=Grid(atoms.cell.array, tuple(file.attrs["grid"])),  # type: ignore[arg-type]
+            grid=grid,
             energies=Energies(**{f.name: terms.get(f.name) for f in dataclasses.fields(Energies)}),
             fermi_level=float(file["fermi_level"][()]),
             n_electrons=float(file["n_electrons"][()]),
             temperature=float(file["temperature"][()]),
             energy_grid=file["energy_grid"][()],
             dos=file["dos"][()],
-            density=file["density"][()],
-            ldos=file["ldos"][()] if "ldos" in file else None,
+            density=hdf5.flat_range(file["density"], *part),
+            ldos=hdf5.flat_range(file["ldos"], *part) if "ldos" in file else None,
             outside=float(file.attrs["outside"]) if "outside" in file.attrs else None,
-            spread=_read_spread(file["spread"]) if "spread" in file else None,
+            spread=_read_spread(file["spread"], part, comm) if "spread" in file else None,
+            part=part,
+            comm=comm,
             **{name: json.loads(file.attrs[name]) for name in ("provenance", "timings", "notes", "warnings")},
         )
 
@@ -258,12 +266,11 @@ class Result:
         }
 
     def write_cube(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
-        """Write the density as a Gaussian cube file (serial: `gather` first)."""
-        self._must_be_whole("write_cube")
+        """Write the density as a Gaussian cube file; collective, every rank writes its part."""
         # 1/bohr^3, which is what programs that read cube files take a density to be in
-        values = self.density * BOHR**3
-        write_cube(path, self.atoms, values, "electron density in 1/bohr^3", overwrite=overwrite)
-        return Path(path)
+        scaled, comment = self.density.reshape(-1) * BOHR**3, "electron density in 1/bohr^3"
+        shape, start = self.grid.shape, self.part[0]
+        return write_cube_parts(self.comm, path, self.atoms, shape, scaled, start, comment, overwrite)
 
     def write_xsf(self, path: str | os.PathLike[str], overwrite: bool = True) -> Path:
         """Write structure and density (1/A^3) as an XSF file (serial: `gather` first)."""
@@ -310,8 +317,8 @@ class Result:
             )
 
 
-def load(path: str | os.PathLike[str]) -> Result | Snapshot:
-    """A result or a snapshot back from its file.
+def load(path: str | os.PathLike[str], comm: Any = None) -> Result | Snapshot:
+    """A result or a snapshot back from its file; with ``comm`` each rank's part of a result.
 
     Raises
     ------
@@ -323,13 +330,17 @@ def load(path: str | os.PathLike[str]) -> Result | Snapshot:
             found = file.attrs.get("format")
     except OSError:
         found = None  # Result.load says precisely what is wrong
-    return Snapshot.load(path) if found == SNAPSHOT_FORMAT else Result.load(path)
+    return Snapshot.load(path) if found == SNAPSHOT_FORMAT else Result.load(path, comm)
 
 
-def _read_spread(group: h5py.Group) -> Spread:
+def _read_spread(group: h5py.Group, part: tuple[int, int], comm: Comm) -> Spread:
+    density_std = hdf5.flat_range(group["density_std"], *part)
     return Spread(
         energies={term: values[()] for term, values in group["energies"].items()},
-        **{name: group[name][()] for name in ("fermi_levels", "dos_std", "density_std")},
+        fermi_levels=group["fermi_levels"][()],
+        dos_std=group["dos_std"][()],
+        density_std=density_std,
+        density_std_mean=mean_over_grid(density_std, math.prod(group["density_std"].shape), comm),
     )
 
 
@@ -340,27 +351,6 @@ def _check_space(folder: Path, needed: int) -> None:
             f"cannot write into {folder}: the disk is full, {needed / 1e6:.1f} MB are needed and "
             f"{free / 1e6:.1f} MB are free"
         )
-
-
-class _PlaneWriter:
-    """Fills a dataset (nx, ny, nz, ...) from flat pieces that end anywhere, by whole planes."""
-
-    def __init__(self, data: h5py.Dataset) -> None:
-        self._data = data
-        self._plane = np.empty(data.shape[1:], dtype=data.dtype).reshape(data.shape[1] * data.shape[2], -1)
-        self._points = 0
-
-    def add(self, part: np.ndarray) -> None:
-        per_plane = len(self._plane)
-        part = part.reshape(len(part), -1)
-        while len(part):
-            plane, offset = divmod(self._points, per_plane)
-            n = min(len(part), per_plane - offset)
-            self._plane[offset : offset + n] = part[:n]
-            self._points += n
-            part = part[n:]
-            if offset + n == per_plane:
-                self._data[plane] = self._plane.reshape(self._data.shape[1:])
 
 
 def _join(comm: Comm, mine: np.ndarray) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """One pass over a grid: tiles of points -> descriptors -> network -> LDOS -> reduced, and forgotten.
 
 What a point gets does not depend on who computes it: tiles are cut from the global grid and padded to one
-shape, and their sums are double and added in the order of the tiles.
+shape, and their sums are double and added in an order that only the tiles decide (`PairwiseSum`).
 """
 
 from __future__ import annotations
@@ -18,57 +18,40 @@ from ase import Atoms
 
 from malax import kernels
 from malax.comm import Comm
+from malax.descriptors.snap import Prepared
 from malax.ensemble import members_of
 from malax.errors import InputError
 from malax.grid import Grid
+from malax.long_run import LongRun
 from malax.network import LDOSNetwork
+from malax.tiles import PairwiseSum, Tiles, tile_costs
 
 if TYPE_CHECKING:
     from malax.emulator import Emulator
+
+__all__ = ["Chain", "Clock", "Progress", "Reduced", "Tiles"]
 
 Progress = Callable[[int, int], None]
 """Called with the tiles done so far and their number."""
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """The points of a grid in runs of one length (the last may be shorter)."""
-
-    n_points: int
-    size: int
-
-    @classmethod
-    def of(cls, grid: Grid) -> Tiles:
-        """Tiles small enough that ranks share small grids evenly, and large enough for matrix products."""
-        size = -(-grid.n_points // 64)
-        return cls(grid.n_points, int(np.clip(-(-size // 256) * 256, 512, 8192)))
-
-    def __len__(self) -> int:
-        return -(-self.n_points // self.size)
-
-    def owned(self, comm: Comm) -> range:
-        """This rank's tiles: a contiguous run."""
-        n = len(self)
-        return range(n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size)
-
-    def points(self, tiles: range) -> tuple[int, int]:
-        """Flat range of the points of contiguous tiles."""
-        return min(tiles.start * self.size, self.n_points), min(tiles.stop * self.size, self.n_points)
-
-
 class Reduced(NamedTuple):
-    """What one pass leaves: values (n, K) of this rank's points, the DOS (E,) in 1/eV of all points.
+    """What one pass over the grid leaves, of each of the k members of an ensemble; k = 1 for one network.
 
-    Of an ensemble these are the means; ``member_values`` (k, n, K) and ``member_dos`` (k, E) the members'.
-    ``outside`` is the fraction of all points unlike the training data; None where the model does not know.
+    Attributes
+    ----------
+    values : (n, k, K) of this rank's points
+    dos, member_dos : (E,) and (k, E) in 1/eV of all points; ``dos`` is the mean of the members'
+    ldos : (n, E), the mean of the members', if it was to be kept
+    part : flat range of this rank's points
+    outside : fraction of all points unlike the training data; None where the model does not know
     """
 
     values: np.ndarray
     dos: np.ndarray
+    member_dos: np.ndarray
     ldos: np.ndarray | None
     part: tuple[int, int]
-    member_values: np.ndarray
-    member_dos: np.ndarray
     outside: float | None
 
 
@@ -93,13 +76,24 @@ class Clock:
 
 @dataclass
 class Chain:
-    """Atoms and a model, ready to stream over grids of the cell."""
+    """Atoms and a model, ready to stream over grids of the cell.
+
+    ``prepared`` are the native descriptors of the atoms, sorted once for all tiles and passes; made here if
+    the native backend needs them and they are not given.
+    """
 
     emulator: Emulator
     atoms: Atoms
     comm: Comm
     backend: str
     clock: Clock
+    long_run: LongRun | None = None
+    prepared: Prepared | None = None
+
+    def __post_init__(self) -> None:
+        if self.prepared is None and self.backend == "native":
+            with self.clock("descriptors"):
+                self.prepared = self.emulator.info.descriptor.prepared(self.atoms)
 
     def reduce(
         self,
@@ -107,69 +101,96 @@ class Chain:
         weights: np.ndarray,
         keep_ldos: bool = False,
         progress: Progress | None = None,
+        name: str | None = None,
     ) -> Reduced:
-        """Stream over this rank's tiles: values (n, K) = LDOS . weights.T at each point, and the DOS."""
-        tiles = Tiles.of(grid)
-        owned = tiles.owned(self.comm)
-        start, stop = tiles.points(owned)
+        """Stream over this rank's tiles: values (n, k, K) = LDOS . weights.T at each point, and the DOS.
+
+        ``weights`` (K, E) are for all members of an ensemble, (k, K, E) for each of them others. With a
+        ``name`` and a long run, finished tiles are kept on disk, and those found there are not done again.
+        """
+        networks = members_of(self.emulator.network)
         n_energies = len(self.emulator.energy_grid)
-        networks, domain = members_of(self.emulator.network), self.emulator.domain
-        values = np.empty((len(networks), stop - start, len(weights)))
-        sums = np.empty((len(owned), len(networks), n_energies))
-        outside = np.zeros(len(owned), dtype=np.int64)
-        kept = np.empty((stop - start, n_energies), dtype=np.float32) if keep_ldos else None
-        for i, (first, features) in enumerate(self._features(grid, tiles, owned)):
+        each = np.broadcast_to(weights, (len(networks), *weights.shape[-2:]))
+        tiles = Tiles.of(grid)
+        cutoff = self.emulator.info.descriptor.cutoff
+        owned = tiles.owned(self.comm, tile_costs(tiles, grid, self.atoms, cutoff))
+        start, stop = tiles.points(owned)
+        values = np.empty((stop - start, *each.shape[:2]))
+        sums = PairwiseSum(len(networks) * n_energies + 1)
+        store = self.long_run.store(name, weights, owned) if self.long_run and name else None
+        kept = None
+        if keep_ldos:
+            shape = (stop - start, n_energies)
+            kept = store.ldos_rows(shape) if store else np.empty(shape, dtype=np.float32)
+        done = store.restore(tiles, values, sums) if store else 0
+        for i, (first, features) in enumerate(self._features(grid, tiles, owned, done), start=done):
             here = slice(first - start, first - start + len(features))
-            for m, network in enumerate(networks):
-                with self.clock("network"):
-                    ldos = self._ldos(network, features, tiles.size)
-                with self.clock("reduction"):
-                    values[m, here], sums[i, m] = kernels.ldos_moments(ldos, weights)
-                if kept is not None:
-                    kept[here] = ldos if m == 0 else kept[here] + (ldos - kept[here]) / (m + 1)
-            if domain is not None:
-                with self.clock("domain"):
-                    outside[i] = domain.outside(features)
+            values[here], row, ldos = self._tile(features, each, tiles.size)
+            if kept is not None:
+                kept[here] = ldos
+            sums.add(owned[i], row)
             if progress is not None:
                 progress(i + 1, len(owned))
+            if store is not None and store.keep(i + 1, here.stop, values, sums):
+                break  # somebody asked for the end
+        if store is not None:
+            store.finish(values, sums)
         with self.clock("communication"):
-            # every rank adds all tile sums in the order of the tiles: the same bits on any number of ranks
-            dos = self.comm.allgatherv(sums).sum(axis=0) * grid.point_volume
-            fraction = int(self.comm.allreduce(outside.sum(keepdims=True))[0]) / grid.n_points
-        if not np.isfinite(dos).all():
+            # tile sums are added in an order of the tiles alone: the same bits on any number of ranks
+            total = sums.total(self.comm)
+        member_dos = total[:-1].reshape(len(networks), n_energies) * grid.point_volume
+        if not np.isfinite(member_dos).all():
             raise InputError(
                 "the model gives an LDOS that is not finite on this structure; is it like the training?"
             )
-        return Reduced(
-            _mean(values),
-            _mean(dos),
-            kept,
-            (start, stop),
-            values,
-            dos,
-            None if domain is None else fraction,
-        )
+        outside = None if self.emulator.domain is None else float(total[-1]) / grid.n_points
+        dos = member_dos.mean(axis=0)
+        return Reduced(values, dos, member_dos, kept, (start, stop), outside)
 
-    def _features(self, grid: Grid, tiles: Tiles, owned: range) -> Iterator[tuple[int, np.ndarray]]:
-        """First point and features (n, F) of each tile."""
-        descriptor = self.emulator.info.descriptor
+    def _features(
+        self, grid: Grid, tiles: Tiles, owned: range, done: int = 0
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """First point and features (n, F) of each tile but the first ``done``."""
         whole = None
         if self.backend == "lammps":  # computes on whole grids only, all ranks together
             with self.clock("descriptors"):
                 begin, end = tiles.points(owned)
-                whole = descriptor.compute(
+                whole = self.emulator.info.descriptor.compute(
                     self.atoms, grid, begin, end, backend="lammps", dtype="float32", comm=self.comm
                 )
-        for tile in owned:
+        for tile in owned[done:]:
             start, stop = tiles.points(range(tile, tile + 1))
             if whole is not None:
                 yield start, whole[start - begin : stop - begin]
                 continue
+            assert self.prepared is not None  # the other backend
             with self.clock("descriptors"):
-                features = descriptor.compute(
-                    self.atoms, grid, start, stop, backend="native", dtype="float32"
-                )
+                features = self.prepared.at_points(grid.points(start, stop), dtype="float32")
             yield start, features
+
+    def _tile(
+        self, features: np.ndarray, weights: np.ndarray, rows: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the members make of a tile's features (n, F) with weights (k, K, E).
+
+        Returns the values (n, k, K); what is summed over the tiles, (k E + 1,): the DOS of each member and
+        the number of points unlike the training; and the mean LDOS (n, E) float32.
+        """
+        networks, domain = members_of(self.emulator.network), self.emulator.domain
+        values = np.empty((len(features), *weights.shape[:2]))
+        dos = np.empty((len(networks), weights.shape[2]))
+        mean = np.empty(0)
+        for m, network in enumerate(networks):
+            with self.clock("network"):
+                ldos = self._ldos(network, features, rows)
+                mean = ldos if m == 0 else mean + (ldos - mean) / (m + 1)
+            with self.clock("reduction"):
+                values[:, m], dos[m] = kernels.ldos_moments(ldos, weights[m])
+        outside = 0
+        if domain is not None:
+            with self.clock("domain"):
+                outside = domain.outside(features)
+        return values, np.append(dos, outside), mean
 
     @torch.inference_mode()
     def _ldos(self, network: LDOSNetwork, features: np.ndarray, rows: int) -> np.ndarray:
@@ -178,8 +199,3 @@ class Chain:
         padded = np.empty((rows, features.shape[1]), dtype=np.float32)
         padded[:n], padded[n:] = features, features[-1]
         return network(torch.from_numpy(padded))[:n].numpy()
-
-
-def _mean(each: np.ndarray) -> np.ndarray:
-    """The mean over members (k, ...); of one it is a view."""
-    return each[0] if len(each) == 1 else each.mean(axis=0)

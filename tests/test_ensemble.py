@@ -25,6 +25,7 @@ from malax.ensemble import EnsembleNetwork, Spread, members_of
 from malax.errors import FileError, InputError
 from malax.io.snapshot import Snapshot
 from malax.network import LDOSNetwork
+from malax.preview import preview
 from malax.result import Result
 from malax.train import TrainConfig, TrainingInterrupted, train
 
@@ -78,14 +79,14 @@ def test_what_members_get_wrong_alike_drops_out_of_differences() -> None:
     small = np.array([0.01, 0.02, 0.0])
 
     def make(values: np.ndarray) -> Spread:
-        return Spread({"band": values}, values, np.zeros(2), np.zeros(2))
+        return Spread({"band": values}, values, np.zeros(2), np.zeros(2), 0.0)
 
     a, b = make(common + small), make(common)
     assert a.std["band"] > 3
     assert a.minus(b)["band"] == pytest.approx(np.std(small, ddof=1))
     assert a.minus(make(2 * common), (1.0, 0.5))["band"] == pytest.approx(np.std(small, ddof=1))
     with pytest.raises(InputError, match="one ensemble, got 3 and 2 members"):
-        a.minus(Spread({}, np.zeros(2), np.zeros(2), np.zeros(2)))
+        a.minus(Spread({}, np.zeros(2), np.zeros(2), np.zeros(2), 0.0))
 
 
 def test_file_of_an_ensemble(ensemble: Emulator, together: list[Result], tmp_path: Path) -> None:
@@ -129,6 +130,8 @@ def test_file_of_a_result(together: list[Result], tmp_path: Path) -> None:
     for name in ("fermi_levels", "dos_std", "density_std"):
         np.testing.assert_array_equal(getattr(again.spread, name), getattr(one.spread, name))
     assert again.as_json() == one.as_json()
+    small = preview(one, 8)
+    assert small.density.shape == (8, 8, 8) and small.spread is None and one.spread is not None
     assert json.loads(json.dumps(one.as_json()))["spread"]["energies_std"] == one.spread.std
 
 
@@ -156,6 +159,7 @@ def test_the_command_with_several_models(tmp_path: Path, capsys: Any, monkeypatc
     two = json.loads(ran.stdout)
     for term, std in one["spread"]["energies_std"].items():
         assert two["spread"]["energies_std"][term] == pytest.approx(std, abs=1e-6), term
+    assert two["spread"]["density_std_mean"] == pytest.approx(one["spread"]["density_std_mean"], rel=1e-9)
     assert two["spread"]["density_std_mean"] > 0
     stored = Result.load(tmp_path / "o.h5").spread
     assert stored is not None and stored.density_std.shape == (9, 9, 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 
@@ -13,10 +14,12 @@ from models import tiny_model
 
 import malax
 from malax.errors import FileError, InputError, MachineError
-from malax.io import files
+from malax.grid import Grid
+from malax.io import files, hdf5, parallel
 from malax.io.cube import read_cube
 from malax.io.snapshot import Snapshot
-from malax.result import Result, _PlaneWriter
+from malax.preview import preview
+from malax.result import Result
 from malax.units import BOHR
 
 SHAPE = (6, 7, 8)
@@ -122,21 +125,52 @@ def test_interrupted_write(result, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_PlaneWriter, "add", interrupt)
+    monkeypatch.setattr(parallel.os, "pwrite", interrupt)
     with pytest.raises(KeyboardInterrupt):
         result.save(tmp_path / "r.h5")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [7], [55, 56, 57], [56, 112], [3, 200, 201, 330]])
-def test_planes_are_filled_from_parts_that_end_anywhere(tmp_path, cuts):
+@pytest.mark.parametrize("largest", [parallel._LARGEST_CHUNK, 300])
+def test_space_is_filled_from_parts_that_end_anywhere(tmp_path, monkeypatch, cuts, largest):
+    monkeypatch.setattr(parallel, "_LARGEST_CHUNK", largest)
     values = np.random.default_rng(0).random((336, 2))
-    with h5py.File(tmp_path / "p.h5", "w") as file:
-        data = file.create_dataset("x", (*SHAPE, 2), "f4")
-        writer = _PlaneWriter(data)
-        for part in np.split(values, cuts):
-            writer.add(part)
-        np.testing.assert_allclose(data[()], values.reshape(*SHAPE, 2).astype("f4"))
+    path = tmp_path / "p.h5"
+    with h5py.File(path, "w") as file:
+        places = parallel.allocate(file, "x", (*SHAPE, 2), "<f8", "1")
+        assert len(places) == 6 * (1 if largest > 1000 else 7)
+    with open(path, "r+b") as file:
+        for start, part in zip([0, *cuts], np.split(values, cuts), strict=True):
+            for offset, data in parallel.field_pieces(part, start, 336, places):
+                file.seek(offset)
+                file.write(data)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["x"][()], values.reshape(*SHAPE, 2))
+        for start, stop in ((0, 336), (5, 5), (50, 60), (300, 336)):
+            np.testing.assert_array_equal(hdf5.flat_range(file["x"], start, stop), values[start:stop])
+
+
+@pytest.mark.parametrize("points", [96, 7, 4, 2])
+def test_preview_keeps_the_electrons(result, points):
+    small = preview(result, points)
+    expected = tuple(min(n, max(8, round(n * points / 8))) for n in SHAPE)
+    assert small.grid.shape == (SHAPE if points >= 8 else expected)
+    assert small.density.shape == small.grid.shape
+    electrons = result.density.sum() * result.grid.point_volume
+    assert small.density.sum() * small.grid.point_volume == pytest.approx(electrons, rel=1e-12)
+
+
+def test_preview_is_the_smooth_part(result):
+    x = np.arange(24)[:, None, None] / 24 + np.zeros((24, 24, 24))
+    waves = 1 + 0.3 * np.cos(2 * np.pi * x)
+    fine = dataclasses.replace(
+        result,
+        grid=Grid(result.grid.cell, (24, 24, 24)),
+        density=waves + 0.2 * np.cos(2 * np.pi * 11 * x),
+        ldos=None,
+    )
+    np.testing.assert_allclose(preview(fine, 12).density, waves[::2, ::2, ::2], atol=1e-13)
 
 
 def test_cube(result, tmp_path):

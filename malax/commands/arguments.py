@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LISTS = {"--temperature": float, "--from": str, "--set": str, "--pseudo": str, "--only": str}
+_LISTS = {
+    "--temperature": float,
+    "--from": str,
+    "--set": str,
+    "--pseudo": str,
+    "--only": str,
+    "--table": str,
+}
 """Options that take several values after one name, as in ``--temperature 298 933``."""
 
 

@@ -31,7 +31,7 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
         [f"network ({costs.n_energies} energies)", f"{costs.network:.2f}"],
         ["reduction to density and DOS", f"{costs.reduction:.2f}"],
         ["together, native", f"{costs.total:.2f}"],
-        ["Hartree, XC, Ewald (rank 0)", f"{costs.energies:.2f}"],
+        ["Hartree, XC, Ewald", f"{costs.energies:.2f}"],
     ]
     console.table(["stage", "us per grid point"], rows)
     console.say()
@@ -40,8 +40,8 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
         f"about {_duration(estimate['seconds'])},"
     )
     console.say(
-        f"of it {_duration(estimate['rank0_seconds'])} and {estimate['rank0_gigabytes']:.0f} GB on rank 0 "
-        "for Hartree, XC and Ewald"
+        f"of it {_duration(estimate['energies_seconds'])} for Hartree, XC and Ewald; "
+        f"{estimate['rank_gigabytes']:.1f} GB per rank"
     )
     console.finish({**costs.as_json(), "bispectrum": bispectrum.as_json(), "estimate": estimate})
 

@@ -81,12 +81,27 @@ class _LogLines:
     def __init__(self, description: str, console: RichConsole) -> None:
         self._description, self._console = description, console
         self._last = time.perf_counter()
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.perf_counter()
+        if self._first is None:  # a run that goes on does not begin with the first tile
+            self._first = (now, done)
         if now - self._last >= _LOG_INTERVAL:
             self._last = now
-            self._console.print(f"{self._description}: {100 * done / max(total, 1):.0f} %", markup=False)
+            text = f"{self._description}: {100 * done / max(total, 1):.0f} %"
+            begin, before = self._first
+            if done > before:
+                text += f", {duration((now - begin) / (done - before) * (total - done))} left"
+            self._console.print(text, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """A time for people: 50 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def finite(value: Any) -> Any:

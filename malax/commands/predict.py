@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +15,14 @@ from ase import Atoms
 from malax.comm import Comm, on_root, world
 from malax.commands.console import Console, number
 from malax.errors import InputError
+from malax.interruption import Interruption
 from malax.io.files import check_output
 from malax.io.qe_text import pw_energies
 from malax.io.structures import read_structures
 
 if TYPE_CHECKING:
     from malax.emulator import Emulator
+    from malax.long_run import LongRun
     from malax.result import Result
 
 
@@ -46,13 +50,17 @@ class PredictOptions:
     ecutwfc: float | None = None
     bands: int | None = None
     qe_hdf5: bool = False
+    preview: bool = False
+    tables: tuple[Path, ...] = ()
+    max_time: float | None = None
     json_only: bool = False
     overwrite: bool = False
 
     @property
     def beside(self) -> dict[str, str]:
         """What else is written beside OUT.h5: option -> ending."""
-        endings = {"cube": ".cube", "xsf": ".xsf", "dos": ".dos", "extxyz": ".xyz"}
+        endings = {"cube": ".cube", "preview": ".preview.cube"}
+        endings |= {"xsf": ".xsf", "dos": ".dos", "extxyz": ".xyz"}
         return {name: ending for name, ending in endings.items() if getattr(self, name)}
 
 
@@ -73,37 +81,64 @@ def predict(model: Path, structures: Sequence[Path], options: PredictOptions) ->
     models, structures = split_models(model, structures)
     console = Console(comm, options.json_only)
     _check_options(options)
+    interruption = Interruption(comm, options.max_time)
+    with interruption.watch():
+        _predict_all(models, structures, options, comm, console, interruption)
+
+
+def _predict_all(
+    models: Sequence[Path],
+    structures: Sequence[Path],
+    options: PredictOptions,
+    comm: Comm,
+    console: Console,
+    interruption: Interruption,
+) -> None:
     todo = on_root(comm, lambda: _read(structures, options))
-    n_results = len(todo) * max(1, len(options.temperatures))
-    outputs = on_root(comm, lambda: output_paths(options, n_results))
-    from malax.commands import qe_save
-    from malax.emulator import Emulator  # torch: only now
+    n_each = max(1, len(options.temperatures))
+    outputs = on_root(comm, lambda: output_paths(options, len(todo) * n_each))
+    from malax.commands.series import Series, tiles_folder  # torch: only now
+    from malax.long_run import LongRun
 
-    def load() -> Emulator:
-        found = [Emulator.load(path) for path in models]
-        return found[0] if len(found) == 1 else Emulator.combine(found)
-
-    emulator = on_root(comm, load)
-    saves = None
-    if options.qe_save is not None:
-        structures_read = [structure.atoms for structure in todo]
-        saves = on_root(comm, lambda: qe_save.save_targets(emulator, structures_read, options, n_results))
-    objects = []
+    emulator = on_root(comm, lambda: _load(models))
+    series = Series(options, todo, emulator, outputs, comm)
+    objects: list[dict[str, Any]] = []
     for i, structure in enumerate(todo):
-        results = _predict_one(emulator, structure, options, comm, console)
-        paths = outputs[i * len(results) : (i + 1) * len(results)]
+        keys = series.keys[i]
+        if all(key in series.finished for key in keys):
+            objects += [series.finished_object(key) for key in keys]
+            continue
+        if len(todo) > 1:
+            interruption.check()
+        paths = outputs[i * n_each : (i + 1) * n_each]
+        long_run = LongRun(comm, tiles_folder(options, paths, i), interruption)
+        try:
+            results = _predict_one(emulator, structure, options, comm, console, long_run)
+        except InputError:
+            long_run.drop()  # the same command would fail again
+            raise
         for j, result in enumerate(results):
+            result.provenance["key"] = keys[j]
             written = _write(result, paths[j] if paths else None, options)
-            if saves is not None:
-                folder = saves[0][i * len(results) + j]
-                qe_save.write(result, emulator, folder, saves[1])
-                written.append(folder)
+            written += series.save(result, i * n_each + j)
+            series.add(structure, result, written, keys[j])
             _show(console, structure, result, written, header=j == 0)
             objects.append(
                 {"structure": structure.label, **result.as_json(), "files": [str(p) for p in written]}
             )
+        long_run.clear()
+    before = sum("finished_before" in one for one in objects)
+    if before:
+        console.say(f"note         {before} of {len(objects)} results were finished by an earlier run")
     # one result is the object itself; several stand in a list
     console.finish(objects[0] if len(objects) == 1 else {"results": objects})
+
+
+def _load(models: Sequence[Path]) -> Emulator:
+    from malax.emulator import Emulator
+
+    found = [Emulator.load(path) for path in models]
+    return found[0] if len(found) == 1 else Emulator.combine(found)
 
 
 def split_models(model: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -112,6 +147,26 @@ def split_models(model: Path, others: Sequence[Path]) -> tuple[list[Path], list[
     while n < len(others) - 1 and others[n].suffix == ".malax":
         n += 1
     return [model, *others[:n]], list(others[n:])
+
+
+def seconds(text: str) -> float:
+    """A time as schedulers write it: seconds, M:S, H:M:S or D-H:M:S.
+
+    Raises
+    ------
+    InputError
+        it is none of these, or not positive.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?((?:\d+:){0,2})(\d+(?:\.\d*)?)", text.strip())
+    total = 0.0
+    if found:
+        days, upper, last = found.groups()
+        for part in [*filter(None, upper.split(":")), last]:
+            total = 60 * total + float(part)
+        total += 86400 * int(days or 0)
+    if total <= 0 or (found and found.group(1) and found.group(2).count(":") != 2):
+        raise InputError(f"--max-time {text!r} is no time; examples: 3600 (seconds), 3:50:00, 1-00:00:00")
+    return total
 
 
 def _check_options(options: PredictOptions) -> None:
@@ -160,13 +215,27 @@ def output_paths(options: PredictOptions, n_results: int) -> list[Path]:
     if n_results > 1:
         paths = [output.with_name(f"{output.stem}_{i:04d}{output.suffix}") for i in range(n_results)]
     for path in paths:
-        for suffix in (path.suffix, *options.beside.values()):
-            check_output(path.with_suffix(suffix), options.overwrite)
+        # with a table what is there may be a finished part of the series: `Series` looks
+        check_outputs(path, options, options.overwrite or bool(options.tables))
     return paths
 
 
+def check_outputs(path: Path, options: PredictOptions, overwrite: bool) -> None:
+    """Refuse early what could not be written late."""
+    for suffix in (path.suffix, *options.beside.values()):
+        target = path.with_suffix(suffix)
+        if target in options.tables:
+            raise InputError(f"--table {target} is also the name of an output of -o {path}; give another")
+        check_output(target, overwrite)
+
+
 def _predict_one(
-    emulator: Emulator, structure: Structure, options: PredictOptions, comm: Comm, console: Console
+    emulator: Emulator,
+    structure: Structure,
+    options: PredictOptions,
+    comm: Comm,
+    console: Console,
+    long_run: LongRun,
 ) -> list[Result]:
     from malax.checks import ModelDomainWarning
     from malax.grid import Grid
@@ -184,22 +253,42 @@ def _predict_one(
             options.ldos,
             descriptors=options.descriptors,
             progress=progress,
+            long_run=long_run,
         )
 
 
 def _write(result: Result, path: Path | None, options: PredictOptions) -> list[Path]:
-    """Collective: every rank comes here, rank 0 writes."""
+    """Collective: every rank writes its part."""
     if path is None:
         return []
-    written = [result.save(path, options.overwrite)]
-    if options.beside:
-        whole = result.gather()
-        for name, ending in options.beside.items():
-            target = path.with_suffix(ending)
-            if whole is not None:
-                getattr(whole, f"write_{name}")(target, options.overwrite)
-            written.append(target)
+    # what stood there was checked before the start: it may be replaced, or is this very result
+    overwrite = options.overwrite or bool(options.tables)
+    written = [result.save(path, overwrite)]
+    for name, ending in options.beside.items():
+        target = path.with_suffix(ending)
+        _write_beside(result, name, target, overwrite)
+        written.append(target)
     return written
+
+
+def _write_beside(result: Result, name: str, target: Path, overwrite: bool) -> None:
+    """One of the files of `PredictOptions.beside`; collective."""
+    if name == "cube":
+        result.write_cube(target, overwrite)
+    elif name == "preview":
+        from malax.preview import preview
+
+        preview(result).write_cube(target, overwrite)
+    elif name == "xsf":
+        whole = density_alone(result)
+        on_root(result.comm, lambda: None if whole is None else whole.write_xsf(target, overwrite))
+    else:  # the same on all ranks, and small
+        on_root(result.comm, lambda: getattr(result, f"write_{name}")(target, overwrite))
+
+
+def density_alone(result: Result) -> Result | None:
+    """The result with its whole density, but no other fields, on rank 0; None elsewhere; collective."""
+    return dataclasses.replace(result, ldos=None, spread=None).gather()
 
 
 def _show(console: Console, structure: Structure, result: Result, written: list[Path], header: bool) -> None:

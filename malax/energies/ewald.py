@@ -125,7 +125,7 @@ def _real_space(
         points=points, box=box, periodic=True, quantities="PdS" if differentiable else "Pd"
     )
     pairs, distances = found[:2]
-    _refuse_overlap(pairs, distances)
+    refuse_overlap(pairs, distances)
     index = torch.as_tensor(pairs.astype(np.int64), device=positions.device)
     length = torch.as_tensor(distances, device=positions.device)
     if differentiable:
@@ -142,7 +142,7 @@ def _real_space(
     return energy
 
 
-def _refuse_overlap(pairs: np.ndarray, distances: np.ndarray) -> None:
+def refuse_overlap(pairs: np.ndarray, distances: np.ndarray) -> None:
     if len(distances) and distances.min() < OVERLAP:
         i, j = pairs[int(distances.argmin())]
         raise InputError(f"atoms {i} and {j} (from 0) overlap: they are {distances.min():.3g} A apart")

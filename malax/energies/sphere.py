@@ -48,7 +48,7 @@ class GSphere:
     def __init__(self, grid: Grid, ecutrho: float | None = None, device: torch.device | str = "cpu") -> None:
         self.grid = grid
         self.device = torch.device(device)
-        self.g2_max = _cutoff(grid, ecutrho)
+        self.g2_max = cutoff_g2(grid, ecutrho)
         nx, ny, nz = grid.shape
         self.waves = (
             torch.fft.fftfreq(nx, 1.0 / nx, dtype=torch.float64, device=device),
@@ -139,7 +139,7 @@ def interpolate(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tenso
     return field
 
 
-def _cutoff(grid: Grid, ecutrho: float | None) -> float:
+def cutoff_g2(grid: Grid, ecutrho: float | None) -> float:
     """The largest |G|^2 in 1/A^2."""
     if ecutrho is None:
         return grid.largest_sphere

@@ -56,7 +56,7 @@ def structure_factors(
         extents = [int(m.abs().max()) for m in waves]
         direct = direct_cost(len(scaled_positions), len(columns) * len(waves[2]))
         method = "direct" if direct <= mesh_cost(len(scaled_positions), extents) else "mesh"
-    return (_direct if method == "direct" else _mesh)(scaled_positions, weights, waves, columns)
+    return (direct_sum if method == "direct" else _mesh)(scaled_positions, weights, waves, columns)
 
 
 def direct_cost(n_atoms: int, n_waves: float) -> float:
@@ -66,19 +66,21 @@ def direct_cost(n_atoms: int, n_waves: float) -> float:
 
 def mesh_cost(n_atoms: int, extents: list[int]) -> float:
     """Estimated time over a mesh in ns, for waves up to these integers along the axes."""
-    return _SPREAD_COST * n_atoms * WIDTH**3 + _MESH_COST * math.prod(_mesh_shape(extents))
+    return _SPREAD_COST * n_atoms * WIDTH**3 + _MESH_COST * math.prod(mesh_shape(extents))
 
 
-def _mesh_shape(extents: list[int]) -> list[int]:
+def mesh_shape(extents: list[int]) -> list[int]:
+    """Points of the mesh along each axis for waves up to these integers."""
     return [fft_friendly(max(2 * WIDTH, math.ceil(OVERSAMPLING * (2 * m + 1)))) for m in extents]
 
 
-def _direct(
+def direct_sum(
     scaled: torch.Tensor,
     weights: torch.Tensor,
     waves: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     columns: torch.Tensor,
 ) -> torch.Tensor:
+    """S (C, nz) of all these waves by the direct sum; the arguments are those of `structure_factors`."""
     x, y, z = (
         torch.exp(torch.outer(s, m) * (-2j * math.pi)) for s, m in zip(scaled.unbind(1), waves, strict=True)
     )
@@ -105,7 +107,7 @@ def _mesh(
     waves: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     columns: torch.Tensor,
 ) -> torch.Tensor:
-    shape = _mesh_shape([int(m.abs().max()) for m in waves])
+    shape = mesh_shape([int(m.abs().max()) for m in waves])
     mesh = torch.zeros(math.prod(shape), dtype=torch.float64, device=scaled.device)
     block = max(1, _ELEMENTS // WIDTH**3)
     differentiable = torch.is_grad_enabled() and (scaled.requires_grad or weights.requires_grad)
@@ -123,7 +125,7 @@ def _mesh(
     transformed = transformed.index_select(2, keep[2])
     transformed = torch.fft.fft(transformed, dim=1).index_select(1, keep[1])
     transformed = torch.fft.fft(transformed, dim=0).index_select(0, keep[0])
-    x, y, z = (1 / _kernel_transform(m, n) for m, n in zip(waves, shape, strict=True))
+    x, y, z = (1 / kernel_transform(m, n) for m, n in zip(waves, shape, strict=True))
     chosen = transformed[columns[:, 0], columns[:, 1]]
     return chosen * (x[columns[:, 0]] * y[columns[:, 1]])[:, None] * z
 
@@ -142,19 +144,20 @@ def _spread_values(
     """What each atom adds to its WIDTH^3 mesh points, (N WIDTH^3,)."""
     steps = torch.arange(WIDTH, dtype=torch.float64, device=positions.device)
     offsets = first - positions * torch.tensor(shape, device=positions.device)
-    x, y, z = (_kernel((column[:, None] + steps) * (2 / WIDTH)) for column in offsets.unbind(1))
+    x, y, z = (kernel((column[:, None] + steps) * (2 / WIDTH)) for column in offsets.unbind(1))
     x = x * weights[:, None]
     return (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).reshape(-1)
 
 
-def _kernel(x: torch.Tensor) -> torch.Tensor:
+def kernel(x: torch.Tensor) -> torch.Tensor:
+    """What an atom adds to the mesh at |x| <= 1, in units of half the kernel's width."""
     # the clamp keeps the derivative finite at the ends, where the kernel is exp(-beta) = 2e-13
     return torch.exp(_BETA * (torch.sqrt((1 - x * x).clamp(min=1e-12)) - 1))
 
 
-def _kernel_transform(m: torch.Tensor, n: int) -> torch.Tensor:
+def kernel_transform(m: torch.Tensor, n: int) -> torch.Tensor:
     """Fourier transform of the kernel in mesh units at the waves ``m`` of a mesh of ``n`` points."""
     nodes, quadrature = np.polynomial.legendre.leggauss(4 * WIDTH)
     x = torch.as_tensor(nodes, device=m.device)
-    values = _kernel(x) * torch.as_tensor(quadrature, device=m.device) * (WIDTH / 2)
+    values = kernel(x) * torch.as_tensor(quadrature, device=m.device) * (WIDTH / 2)
     return torch.cos(torch.outer(m, x) * (math.pi * WIDTH / n)) @ values

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from malax.comm import Comm, SerialComm
 from malax.energies.core import core_coefficients
 from malax.energies.ewald import check_structure, ewald
 from malax.energies.functionals import Functional, find_functional
 from malax.energies.hartree import hartree
+from malax.energies.slab_ewald import ewald_energy_of
+from malax.energies.slab_terms import Part, coefficients_of, sphere_waves
+from malax.energies.slab_terms import core_coefficients as core_coefficients_of
+from malax.energies.slab_terms import exchange_correlation as exchange_correlation_of
+from malax.energies.slab_terms import hartree as hartree_of
 from malax.energies.sphere import GSphere, as_field, interpolate, refined_grid
 from malax.energies.xc import exchange_correlation
 from malax.errors import InputError
@@ -100,23 +106,90 @@ def total_free_energy(
         a pseudopotential cannot be read.
     """
     check_structure(atoms)
+    grid = _grid_of(atoms, density)
+    field = as_field(density, grid)
+    if not isinstance(density, torch.Tensor):
+        options = (pseudopotentials, xc, ecutrho, SerialComm())
+        return total_free_energy_of(atoms, field.numpy(), grid, band_energy, entropy_term, *options)
     functional = find_functional(xc)
     symbols = atoms.get_chemical_symbols()
     parsed = resolve(pseudopotentials, symbols)
     _warn_of_other_functionals(parsed, functional)
     charges = torch.tensor([parsed[s].z_valence for s in symbols], dtype=torch.float64)
-    field, grid = _checked_density(atoms, density, float(charges.sum()))
+    values = field.detach()
+    _check_electrons(
+        float(values.sum()) * grid.point_volume,
+        float(values.clamp(max=0.0).sum()) * grid.point_volume,
+        float(charges.sum()),
+    )
     if ecutrho is not None:
         finer = refined_grid(grid, ecutrho)
         field, grid = interpolate(field, finer.shape), finer
     band, entropy = (
-        _finite_energy(value, what, field)
+        _finite_energy(value, what).to(field.device)
         for value, what in ((band_energy, "band energy"), (entropy_term, "entropy term"))
     )
     terms = _terms(atoms, symbols, field, grid, parsed, charges, functional, ecutrho)
     total = band - terms["hartree"] + terms["xc"] - terms["vxc_rho"] + terms["ewald"] + entropy
-    energies = Energies(total_free=total, band=band, entropy_term=entropy, **terms)
-    return energies if isinstance(density, torch.Tensor) else Energies(**energies.as_dict())
+    return Energies(total_free=total, band=band, entropy_term=entropy, **terms)
+
+
+def total_free_energy_of(
+    atoms: Atoms,
+    density: np.ndarray,
+    grid: Grid,
+    band_energy: float | torch.Tensor,
+    entropy_term: float | torch.Tensor,
+    pseudopotentials: Mapping[str, str | os.PathLike[str] | Pseudopotential],
+    xc: str,
+    ecutrho: float | None,
+    comm: Comm,
+) -> Energies:
+    """`total_free_energy` of a density that is divided over ranks, the same on all of them; collective.
+
+    ``density`` is this rank's part, flat: the points that follow those of the ranks before it. No rank needs
+    more than its part of a grid; the most is about 50 bytes per point of the density's.
+    """
+    check_structure(atoms)
+    functional = find_functional(xc)
+    symbols = atoms.get_chemical_symbols()
+    parsed = resolve(pseudopotentials, symbols)
+    if comm.rank == 0:
+        _warn_of_other_functionals(parsed, functional)
+    charges = np.array([parsed[s].z_valence for s in symbols])
+    band, entropy = (
+        float(_finite_energy(value, what))
+        for value, what in ((band_energy, "band energy"), (entropy_term, "entropy term"))
+    )
+    part = Part.of(density, grid, comm)
+    _check_electrons(part.total(), part.total(negative_only=True), float(charges.sum()))
+    dense = grid if ecutrho is None else refined_grid(grid, ecutrho)
+    ewald_term = ewald_energy_of(atoms, charges, comm)
+    waves = sphere_waves(dense, ecutrho, comm)
+    coefficients = coefficients_of(part, waves)
+    hartree_term = hartree_of(coefficients, waves, grid.volume)
+    core = core_coefficients_of(atoms, waves, parsed)
+    exc, vxc_rho = exchange_correlation_of(coefficients, core, waves, dense, functional)
+    return Energies(
+        total_free=band - hartree_term + exc - vxc_rho + ewald_term + entropy,
+        band=band,
+        entropy_term=entropy,
+        hartree=hartree_term,
+        xc=exc,
+        vxc_rho=vxc_rho,
+        ewald=ewald_term,
+    )
+
+
+def electrostatics_of(
+    atoms: Atoms, density: np.ndarray, grid: Grid, charges: np.ndarray, comm: Comm
+) -> tuple[float, float]:
+    """Hartree energy of a density that is divided over ranks, and Ewald energy of charges (N,), in eV;
+    collective."""
+    part = Part.of(density, grid, comm)
+    waves = sphere_waves(grid, None, comm)
+    hartree_term = hartree_of(coefficients_of(part, waves), waves, grid.volume)
+    return hartree_term, ewald_energy_of(atoms, charges, comm)
 
 
 def _warn_of_other_functionals(pseudopotentials: dict[str, Pseudopotential], functional: Functional) -> None:
@@ -153,30 +226,27 @@ def _terms(
     }
 
 
-def _checked_density(
-    atoms: Atoms, density: np.ndarray | torch.Tensor, n_electrons: float
-) -> tuple[torch.Tensor, Grid]:
-    """The density as a tensor with its grid, refused when it cannot be that of these atoms."""
+def _grid_of(atoms: Atoms, density: np.ndarray | torch.Tensor) -> Grid:
     shape = tuple(density.shape)
     if len(shape) != 3:
         raise InputError(f"the density must have the shape (nx, ny, nz), got {shape}")
-    grid = Grid(atoms.cell.array, shape)
-    field = as_field(density, grid)
-    total = float(field.detach().sum()) * grid.point_volume
+    return Grid(atoms.cell.array, shape)
+
+
+def _check_electrons(total: float, negative: float, n_electrons: float) -> None:
+    """Refuse a density that cannot be that of these atoms."""
     if abs(total - n_electrons) > _ELECTRON_TOLERANCE * n_electrons:
         raise InputError(
             f"the density holds {total:.6g} electrons in the cell of the structure, its pseudopotentials "
             f"have {n_electrons:.6g}: wrong cell, wrong unit (1/A^3 is right), or not the valence density"
         )
-    negative = -float(field.detach().clamp(max=0.0).sum()) * grid.point_volume
-    if negative > _NEGATIVE_TOLERANCE * n_electrons:
-        raise InputError(f"the density is negative: {negative:.3g} of {n_electrons:.6g} electrons")
-    return field, grid
+    if -negative > _NEGATIVE_TOLERANCE * n_electrons:
+        raise InputError(f"the density is negative: {-negative:.3g} of {n_electrons:.6g} electrons")
 
 
-def _finite_energy(value: float | torch.Tensor, what: str, like: torch.Tensor) -> torch.Tensor:
+def _finite_energy(value: float | torch.Tensor, what: str) -> torch.Tensor:
     try:
-        energy = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+        energy = torch.as_tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the {what} must be one number in eV, got {value!r}") from error
     if energy.numel() != 1 or not torch.isfinite(energy).all():

@@ -70,9 +70,9 @@ def exchange_correlation(
         block = [column[start : start + CHUNK] for column in columns]
         if differentiable:
             # recomputed in the backward pass, or the temporaries of all points would be held
-            sums = sums + checkpoint(_sums, functional, *block, use_reentrant=False)
+            sums = sums + checkpoint(sums_over_points, functional, *block, use_reentrant=False)
         else:
-            sums = sums + _sums(functional, *block)
+            sums = sums + sums_over_points(functional, *block)
     scale = HARTREE / BOHR**3 * sphere.grid.point_volume
     return sums[0] * scale, sums[1] * scale
 
@@ -91,7 +91,7 @@ def _gradient_products(
     return [sigma, product]
 
 
-def _sums(
+def sums_over_points(
     functional: Functional,
     n_total: torch.Tensor,
     n: torch.Tensor,

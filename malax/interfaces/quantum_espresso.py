@@ -112,7 +112,7 @@ def save_folder(
     inputs = _inputs(run, options)
     targets = planned_files(folder, options)
     for target in targets:
-        _make(target.parent)
+        make_folder(target.parent)
         check_output(target, options.overwrite)
     for path in files.values():
         for place in (folder, folder / f"{PREFIX}.save"):
@@ -275,7 +275,8 @@ def band_path(atoms: Atoms):  # noqa: ANN201 - ASE's BandPath, which has no type
     return path
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. FileError, MachineError if that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -135,19 +136,29 @@ def write_cube(
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 3 or not np.isfinite(values).all():
         raise InputError(f"a cube file needs a finite field (nx, ny, nz), got shape {values.shape}")
+    nz = values.shape[2]
+    form = "".join(value_forms(nz, digits))
+    with atomic_path(path, overwrite) as temporary, open(temporary, "w") as file:
+        file.write(header(atoms, values.shape, comment))
+        for plane in values:
+            file.write("".join(form % tuple(line) for line in plane.tolist()))
+
+
+def header(atoms: Atoms, shape: Sequence[int], comment: str) -> str:
+    """What stands before the values of a cube file on a grid (nx, ny, nz) of the cell."""
     # ASE and others look for the order of the loops in these words
     order = "OUTER LOOP: X, MIDDLE LOOP: Y, INNER LOOP: Z"
     lines = [comment.replace("\n", " ") or "scalar field, written by malax", order]
     lines.append(f"{len(atoms):5d}{0.0:14.8f}{0.0:14.8f}{0.0:14.8f}")
-    for count, vector in zip(values.shape, atoms.cell.array / BOHR, strict=True):
+    for count, vector in zip(shape, atoms.cell.array / BOHR, strict=True):
         lines.append(f"{count:5d}" + "".join(f"{x / count:14.8f}" for x in vector))
     for number, position in zip(atoms.numbers, atoms.positions / BOHR, strict=True):
         lines.append(f"{number:5d}{float(number):14.8f}" + "".join(f"{x:14.8f}" for x in position))
-    nz = values.shape[2]
+    return "\n".join(lines) + "\n"
+
+
+def value_forms(nz: int, digits: int = 9) -> list[str]:
+    """How each value of a run along z is written: six to a line, a new line for each run."""
     row = f"%{digits + 8}.{digits}E"
     # six to a line, a new line for each run along z, as Gaussian does
-    form = "\n".join(row * min(6, nz - start) for start in range(0, nz, 6))
-    with atomic_path(path, overwrite) as temporary, open(temporary, "w") as file:
-        file.write("\n".join(lines) + "\n")
-        for plane in values:
-            file.write("\n".join(form % tuple(line) for line in plane.tolist()) + "\n")
+    return [row + ("\n" if z % 6 == 5 or z == nz - 1 else "") for z in range(nz)]

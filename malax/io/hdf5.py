@@ -30,7 +30,14 @@ def create(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[h5p
     FileError, MachineError
         see ``malax.io.files.atomic_path``.
     """
-    with atomic_path(path, overwrite) as temporary, _Disk(temporary) as disk:
+    with atomic_path(path, overwrite) as temporary, new(temporary) as file:
+        yield file
+
+
+@contextmanager
+def new(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file under this name. The first OSError of the disk is raised when it is closed."""
+    with _Disk(path) as disk:
         try:
             with h5py.File(disk, "w") as file:
                 yield file
@@ -143,6 +150,14 @@ def put_structure(file: h5py.File, atoms: Atoms) -> None:
     put(file, "structure/positions", atoms.positions, "A")
     put(file, "structure/numbers", atoms.numbers, "1")
     put(file, "structure/pbc", atoms.pbc, "1")
+
+
+def flat_range(data: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    """The flat points start..stop-1 of a dataset (nx, ny, nz, ...), (n, ...); only their planes are read."""
+    per_plane = data.shape[1] * data.shape[2]
+    first, last = start // per_plane, -(-stop // per_plane)
+    planes = data[first:last].reshape(-1, *data.shape[3:])
+    return planes[start - first * per_plane : stop - first * per_plane]
 
 
 def reason(error: Exception) -> str:
