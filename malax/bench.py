@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from malax import kernels
+from malax import kernels, library
 from malax.emulator import Emulator
 from malax.energies import hartree_energy, total_free_energy
 from malax.errors import MissingPeerError
@@ -77,7 +77,7 @@ def measure(emulator: Emulator, atoms: Atoms | None = None) -> Costs:
         reduction=_microseconds(lambda: kernels.ldos_moments(ldos, weights), _ROWS),
         energies=_energies(emulator, atoms, grid),
         points_per_atom=grid.n_points / len(atoms),
-        kernels=kernels.build_info(),
+        kernels=library.build_info(),
     )
 
 

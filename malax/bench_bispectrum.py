@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from malax import kernels
+from malax import library
 from malax.descriptors import Descriptor, lammps
 from malax.descriptors.structure import numbered_species
 from malax.errors import MissingPeerError
@@ -83,7 +83,7 @@ def measure(descriptor: Descriptor | None = None, repeats: int = 5) -> Bispectru
     return BispectrumCosts(
         system=f"{atoms.get_chemical_formula()}, twojmax {descriptor.twojmax}",
         neighbours=float(len(atoms) / atoms.get_volume() * volume),
-        isa=kernels.build_info()["isa"],
+        isa=library.build_info()["isa"],
         native=native,
         two_threads=min(one) / min(two),
         lammps=1e6 * min(reference) / float(np.prod(LAMMPS_GRID)) if reference else None,

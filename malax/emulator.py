@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from malax import kernels
+from malax import library
 from malax.checks import (
     ModelDomainWarning,
     check_atoms,
@@ -316,7 +316,7 @@ class Emulator:
             "options": options,
             "complete_to": self.info.complete_to,
             "fermi_interpolation": interpolation,
-            "kernels": kernels.build_info(),
+            "kernels": library.build_info(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "ranks": comm.size,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from malax import kernels
+from malax import library
 from malax.errors import InputError, MissingPeerError
 
 _DOUBLE = ctypes.POINTER(ctypes.c_double)
@@ -57,22 +57,22 @@ class Sources:
         cutoff: ArrayLike,
         weights: ArrayLike,
     ) -> None:
-        self.positions = kernels._array("positions", positions, (-1, 3))
-        self.types = kernels._types(types)
+        self.positions = library.checked_array("positions", positions, (-1, 3))
+        self.types = library.type_numbers(types)
         if len(self.positions) == 0:
             raise InputError("at least one atom is needed, got none")
         if self.types.shape != (len(self.positions),):
             raise InputError(
                 f"types must hold one integer per atom ({len(self.positions)}), got shape {self.types.shape}"
             )
-        self.periodic = kernels._flags(pbc)
-        self.cell = kernels._array("cell", cell, (3, 3))
-        self.complete_cell = kernels.complete_cell(self.cell, list(self.periodic))
-        self.sigma = kernels._array("sigma", sigma, (-1,))
+        self.periodic = library.periodic_flags(pbc)
+        self.cell = library.checked_array("cell", cell, (3, 3))
+        self.complete_cell = library.complete_cell(self.cell, list(self.periodic))
+        self.sigma = library.checked_array("sigma", sigma, (-1,))
         self.n_types = len(self.sigma)
-        self.cutoff = kernels._array("cutoff", cutoff, (self.n_types,))
-        self.weights = kernels._array("weights", weights, (self.n_types,))
-        pointers = (kernels._pointer(array) for array in (self.sigma, self.cutoff, self.weights))
+        self.cutoff = library.checked_array("cutoff", cutoff, (self.n_types,))
+        self.weights = library.checked_array("weights", weights, (self.n_types,))
+        pointers = (library.double_pointer(array) for array in (self.sigma, self.cutoff, self.weights))
         self._gaussian = _Gaussian(self.n_types, *pointers)
 
     def arguments(self, on_grid: bool) -> tuple[Any, Any]:
@@ -80,11 +80,11 @@ class Sources:
 
         A grid needs the cell as it is; elsewhere the vectors of open directions do not matter.
         """
-        atoms = kernels._Atoms(
+        atoms = library.AtomsStruct(
             len(self.positions),
-            kernels._pointer(self.positions),
-            self.types.ctypes.data_as(kernels._INT32),
-            kernels._pointer(self.cell if on_grid else self.complete_cell),
+            library.double_pointer(self.positions),
+            self.types.ctypes.data_as(library.INT32),
+            library.double_pointer(self.cell if on_grid else self.complete_cell),
             self.periodic,
         )
         return ctypes.byref(atoms), ctypes.byref(self._gaussian)
@@ -102,11 +102,11 @@ def at_points(
 
     What a point gets does not depend, bit for bit, on the other points, their order, or the threads.
     """
-    kind, p = kernels._float_dtype(dtype), kernels._array("points", points, (-1, 3))
-    result = kernels.output_rows(out, len(p), sources.n_types, kind)
-    stride = kernels.row_stride(result)
-    call = (len(p), kernels._pointer(p), kernels._threads(threads), stride, result.ctypes.data)
-    kernels._check(_function("malax_gaussian", kind)(*sources.arguments(False), *call))
+    kind, p = library.float_dtype(dtype), library.checked_array("points", points, (-1, 3))
+    result = library.output_rows(out, len(p), sources.n_types, kind)
+    stride = library.row_stride(result)
+    call = (len(p), library.double_pointer(p), library.thread_count(threads), stride, result.ctypes.data)
+    library.check_status(_function("malax_gaussian", kind)(*sources.arguments(False), *call))
     return result
 
 
@@ -124,11 +124,11 @@ def on_grid(
 
     What a point gets does not depend, bit for bit, on the range or the threads; ``out`` as in `at_points`.
     """
-    kind, grid = kernels._float_dtype(dtype), _grid(shape, start, stop)
-    result = kernels.output_rows(out, stop - start, sources.n_types, kind)
-    stride = kernels.row_stride(result)
-    call = (ctypes.byref(grid), kernels._threads(threads), stride, result.ctypes.data)
-    kernels._check(_function("malax_gaussian_grid", kind)(*sources.arguments(True), *call))
+    kind, grid = library.float_dtype(dtype), _grid(shape, start, stop)
+    result = library.output_rows(out, stop - start, sources.n_types, kind)
+    stride = library.row_stride(result)
+    call = (ctypes.byref(grid), library.thread_count(threads), stride, result.ctypes.data)
+    library.check_status(_function("malax_gaussian_grid", kind)(*sources.arguments(True), *call))
     return result
 
 
@@ -144,12 +144,14 @@ def adjoint_at_points(
     points : (P, 3) dE/d(point)
         all float64, the same for any number of threads. The jump at the cutoff is not differentiated.
     """
-    p = kernels._array("points", points, (-1, 3))
+    p = library.checked_array("points", points, (-1, 3))
     g, stride = _gradient_rows(gradient, len(p), sources.n_types)
     result = np.empty((len(sources.positions), 3)), np.empty((3, 3)), np.empty((len(p), 3))
-    call = (len(p), kernels._pointer(p), kernels._threads(threads), stride, g.ctypes.data)
-    pointers = (kernels._pointer(array) for array in result)
-    kernels._check(_function("malax_gaussian_adjoint", g.dtype)(*sources.arguments(False), *call, *pointers))
+    call = (len(p), library.double_pointer(p), library.thread_count(threads), stride, g.ctypes.data)
+    pointers = (library.double_pointer(array) for array in result)
+    library.check_status(
+        _function("malax_gaussian_adjoint", g.dtype)(*sources.arguments(False), *call, *pointers)
+    )
     return result
 
 
@@ -166,9 +168,9 @@ def adjoint_on_grid(
     grid = _grid(shape, start, stop)
     g, stride = _gradient_rows(gradient, stop - start, sources.n_types)
     result = np.empty((len(sources.positions), 3)), np.empty((3, 3))
-    call = (ctypes.byref(grid), kernels._threads(threads), stride, g.ctypes.data)
-    pointers = (kernels._pointer(array) for array in result)
-    kernels._check(
+    call = (ctypes.byref(grid), library.thread_count(threads), stride, g.ctypes.data)
+    pointers = (library.double_pointer(array) for array in result)
+    library.check_status(
         _function("malax_gaussian_grid_adjoint", g.dtype)(*sources.arguments(True), *call, *pointers)
     )
     return result
@@ -178,7 +180,7 @@ def adjoint_on_grid(
 
 
 def _grid(shape: Sequence[int], start: int, stop: int) -> _Grid:
-    sizes = [kernels._integer("shape", n) for n in shape]
+    sizes = [library.checked_integer("shape", n) for n in shape]
     if len(sizes) != 3 or not 0 <= start <= stop:
         raise InputError(
             f"a grid needs three numbers of points and a range, got {tuple(shape)}, {start}, {stop}"
@@ -194,7 +196,7 @@ def _gradient_rows(gradient: np.ndarray, n: int, columns: int) -> tuple[np.ndarr
         raise InputError(f"gradient must have shape {(n, columns)}, got {g.shape}")
     g = np.ascontiguousarray(g)
     if not np.isfinite(g).all():
-        raise InputError(f"gradient holds NaN or infinity at index {kernels._first_bad(g)}")
+        raise InputError(f"gradient holds NaN or infinity at index {library.first_bad(g)}")
     return g, columns
 
 
@@ -211,13 +213,13 @@ _ARGUMENTS = {
 
 @cache
 def _function(name: str, kind: np.dtype) -> Any:
-    library = kernels._library()
+    loaded = library.cpu_library()
     suffix = "f32" if kind == np.float32 else "f64"
     try:
-        function = getattr(library, f"{name}_{suffix}")
+        function = getattr(loaded, f"{name}_{suffix}")
     except AttributeError as error:
         raise MissingPeerError(
-            f"{library._name} has no {name}_{suffix}: build it again (pip install . or cmake --build build)"
+            f"{loaded._name} has no {name}_{suffix}: build it again (pip install . or cmake --build build)"
         ) from error
-    function.argtypes = [ctypes.POINTER(kernels._Atoms), ctypes.POINTER(_Gaussian), *_ARGUMENTS[name]]
+    function.argtypes = [ctypes.POINTER(library.AtomsStruct), ctypes.POINTER(_Gaussian), *_ARGUMENTS[name]]
     return function

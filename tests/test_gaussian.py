@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from systems import GRIDS, SYSTEMS
 from test_descriptors import FakeRank
 
-from malax import kernels, kernels_gaussian
+from malax import kernels_gaussian, library
 from malax.descriptors import gaussian, gaussian_torch
 from malax.errors import InputError, MissingPeerError
 from malax.grid import Grid, split
@@ -27,10 +27,10 @@ TOLERANCE = {"float64": 1e-14, "float32": 1e-6}
 """Of each column's maximum."""
 
 
-@pytest.fixture(params=kernels.build_info()["isa_levels"])
+@pytest.fixture(params=library.build_info()["isa_levels"])
 def isa(request, monkeypatch):
     monkeypatch.setenv("MALAX_ISA", request.param)
-    assert kernels.build_info()["isa"] == request.param
+    assert library.build_info()["isa"] == request.param
     return request.param
 
 

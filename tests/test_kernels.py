@@ -11,11 +11,11 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 from systems import GRIDS, SYSTEMS
 
-from malax import kernels
+from malax import kernels, library
 from malax.errors import InputError
 from malax.grid import Grid
 
-LEVELS = kernels.build_info()["isa_levels"]
+LEVELS = library.build_info()["isa_levels"]
 SETTINGS = {
     "twojmax": 4,
     "cutoff": 4.2,
@@ -31,7 +31,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 @pytest.fixture(params=LEVELS)
 def isa(request, monkeypatch):
     monkeypatch.setenv("MALAX_ISA", request.param)
-    assert kernels.build_info()["isa"] == request.param
+    assert library.build_info()["isa"] == request.param
     return request.param
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import references
 
-from malax import kernels
+from malax import kernels, library
 from malax.errors import InputError, MissingPeerError
 
 
-@pytest.fixture(params=kernels.build_info()["isa_levels"])
+@pytest.fixture(params=library.build_info()["isa_levels"])
 def isa(request, monkeypatch):
     monkeypatch.setenv("MALAX_ISA", request.param)
     return request.param
@@ -76,7 +76,7 @@ def test_moments_refuse(ldos, weights, message):
 
 
 def test_build_info():
-    info = kernels.build_info()
+    info = library.build_info()
     assert info["isa"] in info["isa_levels"] and info["isa_levels"][-1] == "baseline"
     assert info["compiler"] and isinstance(info["openmp"], bool)
     assert (info["cuda_devices"] == 0) or info["cuda"]
@@ -84,7 +84,7 @@ def test_build_info():
 
 def test_unknown_isa_level(monkeypatch):
     monkeypatch.setenv("MALAX_ISA", "v9")
-    for call in (kernels.build_info, lambda: kernels.ldos_moments(np.zeros((1, 1)), np.zeros((1, 1)))):
+    for call in (library.build_info, lambda: kernels.ldos_moments(np.zeros((1, 1)), np.zeros((1, 1)))):
         with pytest.raises(
             MissingPeerError, match="MALAX_ISA=v9 cannot be had: this build runs here with .*baseline"
         ):
@@ -92,30 +92,30 @@ def test_unknown_isa_level(monkeypatch):
 
 
 def test_missing_library(monkeypatch):
-    monkeypatch.setattr(kernels, "_find", lambda name: None)
+    monkeypatch.setattr(library, "find_library", lambda name: None)
     with pytest.raises(MissingPeerError, match="libmalax_cpu.so is not built: pip install"):
-        kernels._library.__wrapped__()
+        library.cpu_library.__wrapped__()
 
 
 def test_library_of_another_version_or_no_library(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernels, "ABI_VERSION", -1)
+    monkeypatch.setattr(library, "ABI_VERSION", -1)
     with pytest.raises(MissingPeerError, match="build it again"):
-        kernels._library.__wrapped__()
+        library.cpu_library.__wrapped__()
     (tmp_path / "libmalax_cpu.so").write_text("not a library")
-    monkeypatch.setattr(kernels, "_find", lambda name: tmp_path / name)
+    monkeypatch.setattr(library, "find_library", lambda name: tmp_path / name)
     with pytest.raises(MissingPeerError, match="cannot load .*libmalax_cpu.so"):
-        kernels._library.__wrapped__()
+        library.cpu_library.__wrapped__()
 
 
 def test_library_path_variable(monkeypatch, tmp_path):
     (tmp_path / "libsomething.so").touch()
-    assert kernels._find("libsomething.so") is None
+    assert library.find_library("libsomething.so") is None
     monkeypatch.setenv("MALAX_LIBRARY_PATH", f"/nowhere{os.pathsep}{tmp_path}")
-    assert kernels._find("libsomething.so") == tmp_path / "libsomething.so"
+    assert library.find_library("libsomething.so") == tmp_path / "libsomething.so"
 
 
 def test_denormal_numbers_survive_the_library():
     # -ffast-math at link time would set flush-to-zero for the whole process
-    code = "from malax import kernels; kernels.build_info(); print(float('5e-324') * 1 > 0)"
+    code = "from malax import library; library.build_info(); print(float('5e-324') * 1 > 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"

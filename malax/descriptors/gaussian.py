@@ -20,8 +20,8 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import ArrayLike
 
-from malax import kernels
 from malax import kernels_gaussian as native
+from malax import library
 from malax.comm import as_comm
 from malax.descriptors import lammps_gaussian
 from malax.descriptors.gaussian_autograd import GaussianSum
@@ -150,7 +150,7 @@ def gaussian(
         options: dict[str, Any] = {"dtype": dtype, "threads": threads, "out": rows}
         part = native.on_grid(_sources(atoms, columns), whole.shape, start, stop, **options)
     else:
-        part = kernels.output_rows(rows, stop - start, len(columns.elements), dtype)
+        part = library.output_rows(rows, stop - start, len(columns.elements), dtype)
         lammps_gaussian.features(atoms, columns.types(atoms), columns, whole, ranks, start, stop, part)
     if comm is not None:
         return part

@@ -15,7 +15,7 @@ from ase import Atoms
 from numpy.typing import ArrayLike
 from pydantic import Field, field_validator, model_validator
 
-from malax import kernels
+from malax import kernels, library
 from malax.comm import as_comm
 from malax.descriptors import lammps
 from malax.descriptors.structure import check_structure, numbered_species
@@ -131,7 +131,7 @@ class Descriptor(Settings):
         types, weights = numbered_species(atoms, self.weights)
 
         def compute(rows: np.ndarray | None) -> np.ndarray:
-            rows = kernels.output_rows(rows, stop - start, n_features(self.twojmax), dtype)
+            rows = library.output_rows(rows, stop - start, n_features(self.twojmax), dtype)
             lammps.features(atoms, types, weights, grid, self._snap(), as_comm(comm), start, stop, rows)
             return rows
 
@@ -168,7 +168,7 @@ class Descriptor(Settings):
         """What ``compute(out)`` gives, with a column for the volume per atom where it is a feature."""
         if not self.atomic_volume:
             return compute(out)
-        result = kernels.output_rows(out, n_points, self.n_features, dtype)
+        result = library.output_rows(out, n_points, self.n_features, dtype)
         compute(result[:, :-1])
         result[:, -1] = atoms.get_volume() / len(atoms)
         return result
@@ -289,7 +289,7 @@ def bispectrum(
     if comm is not None:
         return descriptor.compute(atoms, whole, start, stop, out=out, **options)
     shape = (*whole.shape, descriptor.n_features)
-    result = kernels.output_array(out, shape, dtype)
+    result = library.output_array(out, shape, dtype)
     descriptor.compute(atoms, whole, out=result.reshape(whole.n_points, descriptor.n_features), **options)
     return result
 

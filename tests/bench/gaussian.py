@@ -20,7 +20,7 @@ from ase import Atoms
 from ase.build import bulk
 from timing import table
 
-from malax import kernels, kernels_gaussian
+from malax import kernels_gaussian, library
 from malax.comm import as_comm
 from malax.descriptors import lammps, lammps_gaussian
 from malax.descriptors.gaussian import Columns, _sources
@@ -80,7 +80,7 @@ def main() -> None:
         sources, n = _sources(atoms, columns), grid.n_points
         pairs = len(atoms) / grid.volume * 4 / 3 * np.pi * options.cutoff**3
         rows.append([name, "LAMMPS", n, f"{pairs:.0f}", f"{1e6 * reference / n:.3f}", "1", ""])
-        for level in kernels.build_info()["isa_levels"]:
+        for level in library.build_info()["isa_levels"]:
             os.environ["MALAX_ISA"] = level
             for dtype in ("float32", "float64"):
                 out = np.empty((n, 1), dtype)
