@@ -133,6 +133,33 @@ MALAX_API int malax_gaussian_grid_adjoint_f32(const malax_atoms *atoms, const ma
                                               const float *gradient, double *positions_gradient,
                                               double *strain_gradient);
 
+/* The adjoint of the bispectrum: with gradient[p, f] = dE/dB[p, f] (n_points, n_features) of some number E,
+ *   out: atoms_out (n_atoms, 3)    dE/d(position of the atom), all its images moving with it, cell and points fixed;
+ *   out: strain_out (3, 3) or NULL dE/d(eps[a, b]) at eps = 0, where positions, cell and points all become x (1 + eps),
+ *                                  rows: x[b] + sum over a of x[a] eps[a, b];
+ *   out: points_out (n_points, 3) or NULL dE/d(point).
+ * atoms_out and points_out are in units of E per Angstrom, strain_out of E. The arithmetic is that of the gradient's
+ * type, the sums over points are in double; none depends on the number of threads (0: OpenMP's choice). bzeroflag has
+ * no effect. Where the bispectrum has a step (an atom on a point; without switchflag at the cutoff; where the angle on
+ * the 3-sphere is a multiple of pi) the derivative of the side on which the neighbour stands is meant. */
+MALAX_API int malax_bispectrum_adjoint_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                           const double *points, const double *gradient, int32_t threads,
+                                           double *atoms_out, double *strain_out, double *points_out);
+MALAX_API int malax_bispectrum_adjoint_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                           const double *points, const float *gradient, int32_t threads,
+                                           double *atoms_out, double *strain_out, double *points_out);
+
+/* The product with the derivative itself: out[p, f] (n_points, n_features) is the change of the bispectrum, to first
+ * order, when the atoms move by atoms_change (n_atoms, 3), the points by points_change (n_points, 3), and everything by
+ * strain (3, 3) as above. Each of the three may be NULL for no change. What a point gets depends neither on the other
+ * points nor on the threads. */
+MALAX_API int malax_bispectrum_jvp_f64(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                       const double *points, const double *atoms_change, const double *strain,
+                                       const double *points_change, int32_t threads, double *out);
+MALAX_API int malax_bispectrum_jvp_f32(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points,
+                                       const double *points, const double *atoms_change, const double *strain,
+                                       const double *points_change, int32_t threads, float *out);
+
 /* One pass over an LDOS: values[p, k] = sum_e ldos[p, e] weights[k, e]; sums[e] = sum_p ldos[p, e].
  * ldos (n_points, n_energies); weights (n_weights, n_energies), n_weights may be 0; out: values
  * (n_points, n_weights), sums (n_energies). Sums are in double and in an order that does not depend on

@@ -165,6 +165,19 @@ def test_threads_change_nothing(dtype):
         assert np.array_equal(native(atoms, points, dtype, threads=threads), one)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_points_far_from_each_other(dtype, isa):
+    # they share a block, and so neighbours that are far outside the cutoff of some of them
+    rng = np.random.default_rng(3)
+    positions, points = rng.normal(0, 1.5, (8, 3)), rng.normal(0, 1.0, (4, 3))
+    positions[4:] += 1e6
+    points[2:] += 1e6
+    atoms = Atoms("Al8", positions=positions, cell=np.eye(3))
+    found = native(atoms, points, dtype, twojmax=14)
+    assert np.isfinite(found).all()
+    assert np.array_equal(found[:2], native(atoms[:4], points[:2], dtype, twojmax=14))
+
+
 def test_many_points_are_cut_by_tasks():
     # above the size where the order of the points is found by several threads
     atoms = SYSTEMS["one_atom"]()

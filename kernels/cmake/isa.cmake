@@ -33,9 +33,10 @@ endif()
 
 function(malax_add_isa_level level)
   set(name malax_cpu_${level})
-  add_library(${name} OBJECT kernels/cpu/snap_block.cpp kernels/cpu/moments_block.cpp)
+  set(contracted_by_hand kernels/cpu/snap_block.cpp kernels/cpu/snap_adjoint_block.cpp)
+  add_library(${name} OBJECT ${contracted_by_hand} kernels/cpu/moments_block.cpp)
   # formulas/common.h says why
-  set_source_files_properties(kernels/cpu/snap_block.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+  set_source_files_properties(${contracted_by_hand} PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
   target_include_directories(${name} PRIVATE kernels)
   target_link_libraries(${name} PRIVATE malax_warnings)
   # the level's name is the namespace of everything in the objects: no two levels share a symbol

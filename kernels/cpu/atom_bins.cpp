@@ -175,7 +175,7 @@ std::vector<Image> AtomBins::images_in(const Box &box) const {
     for (int d = 0; d < 3; ++d) {
         require(std::isfinite(low[d]) && std::isfinite(high[d]) && std::fabs(low[d]) < 1e15 && std::fabs(high[d]) < 1e15,
                 "a point is too far from the cell");
-        cells *= high[d] - low[d] + 2;
+        if (periodic_[d]) cells *= high[d] - low[d] + 2;
         require(!periodic_[d] || high[d] - low[d] < 1e7, "too many neighbours for one call");
         axes[d] = ranges(d, low[d], high[d]);
     }

@@ -2,64 +2,19 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <cstdlib>
-#include <limits>
-#include <memory>
 
 #include "api.h"
 #include "blocks.h"
 #include "isa.h"
+#include "memory.h"
 #include "neighbours.h"
+#include "snap_input.h"
 #include "snap_tables.h"
 #include "threads.h"
 
 namespace malax {
 
 namespace {
-
-struct Free {
-    void operator()(void *p) const { std::free(p); }
-};
-
-// 64-byte aligned, uninitialised
-template <class T>
-std::unique_ptr<T[], Free> aligned_array(size_t n) {
-    void *p = nullptr;
-    if (posix_memalign(&p, 64, n * sizeof(T)) != 0) throw std::bad_alloc();
-    return std::unique_ptr<T[], Free>(static_cast<T *>(p));
-}
-
-size_t rounded(size_t n) { return (n + 15) / 16 * 16; }
-
-void check(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
-           const void *out) {
-    require(atoms && snap, "null pointer");
-    require(atoms->n_atoms > 0 && atoms->positions && atoms->types && atoms->cell, "at least one atom is needed");
-    require(snap_features(snap->twojmax) > 0, "twojmax must be 2 to 14");
-    require(std::isfinite(snap->cutoff) && snap->cutoff > 0, "the cutoff must be positive");
-    require(std::isfinite(snap->rfac0) && snap->rfac0 > 0, "rfac0 must be positive");
-    require(snap->rmin0 >= 0 && snap->rmin0 < snap->cutoff, "rmin0 must be at least 0 and below the cutoff");
-    require(n_points >= 0 && n_points < std::numeric_limits<int32_t>::max(), "too many points for one call");
-    require(n_points == 0 || (points && out), "null pointer");
-    require(snap->n_types > 0 && snap->weights, "at least one weight is needed");
-    for (int64_t i = 0; i < atoms->n_atoms && !atoms->prepared; ++i) {
-        require(atoms->types[i] >= 0 && atoms->types[i] < snap->n_types, "an atom's type is out of range");
-        for (int d = 0; d < 3; ++d) require(std::isfinite(atoms->positions[3 * i + d]), "a position is not finite");
-    }
-    for (int64_t i = 0; i < 3 * n_points; ++i) require(std::isfinite(points[i]), "a point is not finite");
-}
-
-SnapConstants constants_of(const malax_snap &snap) {
-    const double pi = 3.14159265358979323846;
-    SnapConstants c;
-    c.cutoff_squared = snap.cutoff * snap.cutoff;
-    c.rmin0 = snap.rmin0;
-    c.theta_scale = snap.rfac0 * pi / (snap.cutoff - snap.rmin0);
-    c.fade_scale = snap.switchflag ? 0.5 * pi / (snap.cutoff - snap.rmin0) : 0.0;
-    c.bzero = snap.bzeroflag != 0;
-    return c;
-}
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -82,7 +37,7 @@ class Bispectrum {
     Bispectrum(const malax_atoms &atoms, const malax_snap &snap, int64_t n_points, const double *points, int threads)
         : isa_(current_isa().functions<T>()),
           tables_(SnapTables<T>::get(snap.twojmax).view()),
-          constants_(constants_of(snap)),
+          constants_(snap_constants(snap)),
           n_points_(n_points),
           points_(points),
           neighbours_(atoms, snap.weights, snap.cutoff, bounding_box(n_points, points)),
@@ -161,7 +116,7 @@ template <class T>
 int bispectrum(const malax_atoms *atoms, const malax_snap *snap, int64_t n_points, const double *points,
                int32_t threads, int64_t row_stride, T *out, double *seconds = nullptr) {
     return guarded([&] {
-        check(atoms, snap, n_points, points, out);
+        check_snap_input(atoms, snap, n_points, points, out != nullptr);
         require(row_stride >= snap_features(snap->twojmax), "the row stride is smaller than a row");
         if (n_points == 0) return;
         const int count = thread_count(threads);

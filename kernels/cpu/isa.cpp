@@ -38,13 +38,11 @@ bool has_v4() {
 }
 #endif
 
-#define MALAX_GAUSSIAN(level, type)                                                                   \
-    level::gaussian_block_##type, level::gaussian_block_adjoint_##type, level::gaussian_tile_##type, \
-        level::gaussian_tile_adjoint_##type
-
-#define MALAX_LEVEL(level, test)                                                                                    \
-    {#level, test, {level::lanes_f32, level::snap_block_f32, level::moments_block_f32, MALAX_GAUSSIAN(level, f32)}, \
-     {level::lanes_f64, level::snap_block_f64, level::moments_block_f64, MALAX_GAUSSIAN(level, f64)}}
+#define MALAX_FUNCTIONS(level, type)                                                                           \
+    {level::lanes_##type, level::snap_block_##type, level::moments_block_##type, level::snap_adjoint_block_##type, \
+     level::snap_jvp_block_##type, level::gaussian_block_##type, level::gaussian_block_adjoint_##type,         \
+     level::gaussian_tile_##type, level::gaussian_tile_adjoint_##type}
+#define MALAX_LEVEL(level, test) {#level, test, MALAX_FUNCTIONS(level, f32), MALAX_FUNCTIONS(level, f64)}
 
 // best first
 const IsaLevel *levels() {

@@ -5,6 +5,7 @@
 
 #include "formulas/gaussian_types.h"
 #include "formulas/moments.h"
+#include "formulas/snap_adjoint_types.h"
 #include "formulas/snap_types.h"
 
 namespace malax {
@@ -14,6 +15,10 @@ namespace malax {
     extern const int lanes_f32, lanes_f64;                                                             \
     void snap_block_f32(const SnapBlock<float> &block);                                                \
     void snap_block_f64(const SnapBlock<double> &block);                                               \
+    void snap_adjoint_block_f32(const SnapAdjointBlock<float> &block);                                 \
+    void snap_adjoint_block_f64(const SnapAdjointBlock<double> &block);                                \
+    void snap_jvp_block_f32(const SnapJvpBlock<float> &block);                                         \
+    void snap_jvp_block_f64(const SnapJvpBlock<double> &block);                                        \
     void moments_block_f32(int64_t n_points, int64_t n_energies, int64_t n_weights, const float *ldos, \
                            const double *weights, double *values, double *sums);                       \
     void moments_block_f64(int64_t n_points, int64_t n_energies, int64_t n_weights, const double *ldos, \
@@ -34,6 +39,10 @@ MALAX_DECLARE_LEVEL(v4)
 
 template <class T>
 using SnapBlockFunction = void (*)(const SnapBlock<T> &);
+template <class T>
+using SnapAdjointFunction = void (*)(const SnapAdjointBlock<T> &);
+template <class T>
+using SnapJvpFunction = void (*)(const SnapJvpBlock<T> &);
 // One block of at most MOMENTS_BLOCK points; `sums` is overwritten with the block's.
 template <class T>
 using MomentsBlockFunction = void (*)(int64_t, int64_t, int64_t, const T *, const double *, double *, double *);
@@ -48,6 +57,8 @@ struct IsaFunctions {
     int lanes;  // points per block of the bispectrum
     SnapBlockFunction<T> snap_block;
     MomentsBlockFunction<T> moments_block;
+    SnapAdjointFunction<T> snap_adjoint_block;
+    SnapJvpFunction<T> snap_jvp_block;
     GaussianBlockFunction<T> gaussian_block, gaussian_block_adjoint;
     GaussianTileFunction<T> gaussian_tile, gaussian_tile_adjoint;
 };

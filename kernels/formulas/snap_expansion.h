@@ -150,10 +150,10 @@ MALAX_HD void snap_element(const R *sums, int stride, const T *radial, int n, R 
     element[1] = im;
 }
 
-// From the sums over neighbours to the layers of U, with the point's own contribution (weight 1 on the diagonal).
+// From the sums over neighbours to the layers of U, with the point's own contribution (`own` on the diagonal).
 // Of a row's elements m = ma - j/2 and -m the sum and the difference are kept.
 template <class R, class T>
-MALAX_HD void snap_layers(const SnapTablesView<T> &t, const R *sums, R *layers) {
+MALAX_HD void snap_layers(const SnapTablesView<T> &t, const R *sums, R *layers, int own = 1) {
     for (int i = 0; i < t.n_elements; ++i) {
         const SnapElement &e = t.elements[i];
         R plus[2], minus[2], *x = layers + e.target;
@@ -164,12 +164,12 @@ MALAX_HD void snap_layers(const SnapTablesView<T> &t, const R *sums, R *layers) 
         } else {
             snap_element(sums + e.first, e.first_stride, t.radial + e.first_radial, e.n, plus);
             if (e.kind == SNAP_SINGLE) {
-                x[0] = plus[0] + T(e.diagonal);
+                x[0] = plus[0] + T(own * e.diagonal);
                 x[1] = plus[1];
                 continue;
             }
             snap_element(sums + e.second, e.second_stride, t.radial + e.second_radial, e.n, minus);
-            minus[0] += T(e.diagonal);
+            minus[0] += T(own * e.diagonal);
         }
         x[0] = plus[0] + minus[0];
         x[1] = plus[1] + minus[1];

@@ -72,7 +72,7 @@ MALAX_HD SnapDistance snap_distance(double dx, double dy, double dz, double weig
     SnapDistance d;
     d.theta = fused(turns, -pi, above * c.theta_scale);
     d.fade = above > 0 ? above * c.fade_scale : 0.0;
-    d.inverse_r = 1 / r;
+    d.inverse_r = inside ? 1 / r : 0.0;  // far outside, powers of the rotation might overflow
     d.weight = inside ? weight : 0.0;
     return d;
 }
