@@ -13,11 +13,11 @@ import torch
 from ase import Atoms
 from systems import SYSTEMS
 
-from malax import kernels
+from malax import kernels, library
 from malax.errors import InputError
 from malax.kernels_adjoint import BispectrumGradient, bispectrum_adjoint, bispectrum_jvp
 
-LEVELS = kernels.build_info()["isa_levels"]
+LEVELS = library.build_info()["isa_levels"]
 SETTINGS = {
     "twojmax": 4,
     "cutoff": 4.2,
@@ -41,7 +41,7 @@ TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
 @pytest.fixture(params=LEVELS)
 def isa(request, monkeypatch):
     monkeypatch.setenv("MALAX_ISA", request.param)
-    assert kernels.build_info()["isa"] == request.param
+    assert library.build_info()["isa"] == request.param
     return request.param
 
 

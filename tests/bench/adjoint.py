@@ -18,7 +18,7 @@ from ase import Atoms
 from ase.build import bulk
 from timing import table
 
-from malax import kernels
+from malax import kernels, library
 from malax.grid import Grid
 from malax.kernels_adjoint import bispectrum_adjoint, bispectrum_jvp
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--twojmax", type=int, default=10)
     parser.add_argument("--points", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--levels", nargs="*", default=kernels.build_info()["isa_levels"])
+    parser.add_argument("--levels", nargs="*", default=library.build_info()["isa_levels"])
     options = parser.parse_args()
     rows = []
     for level in options.levels:
