@@ -234,10 +234,12 @@ inline void snap_jvp(const SnapJvpBlock<T> &block) {
 template <class T, class F>
 inline void with_constants(const SnapTablesView<T> &t, const F &work) {
     switch (t.twojmax) {
-        case 6: return work(Constant<6>(), Constant<snap_half_angles(6)>());
         case 8: return work(Constant<8>(), Constant<snap_half_angles(8)>());
+#ifndef MALAX_FEW_CONSTANTS
+        case 6: return work(Constant<6>(), Constant<snap_half_angles(6)>());
         case 10: return work(Constant<10>(), Constant<snap_half_angles(10)>());
         case 12: return work(Constant<0>(), Constant<snap_half_angles(12)>());  // its own code would be too long
+#endif
     }
     switch (t.n_angles / 2) {
         case snap_half_angles(2): return work(Constant<0>(), Constant<snap_half_angles(2)>());

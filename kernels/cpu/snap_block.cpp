@@ -123,10 +123,12 @@ MALAX_NOINLINE void snap_block(const SnapBlock<T> &block) {
 template <class T>
 inline void snap_block(const SnapBlock<T> &block) {
     switch (block.tables->twojmax) {
-        case 6: return snap_block<T, 6, snap_half_angles(6)>(block);
         case 8: return snap_block<T, 8, snap_half_angles(8)>(block);
+#ifndef MALAX_FEW_CONSTANTS
+        case 6: return snap_block<T, 6, snap_half_angles(6)>(block);
         case 10: return snap_block<T, 10, snap_half_angles(10)>(block);
         case 12: return snap_block<T, 12, snap_half_angles(12)>(block);
+#endif
     }
     switch (block.tables->n_angles / 2) {
         case snap_half_angles(2): return snap_block<T, 0, snap_half_angles(2)>(block);
