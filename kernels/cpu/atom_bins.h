@@ -27,8 +27,6 @@ class AtomBins {
     // All images inside the box, ordered by cell, then by atom. Where an image lies does not depend on the box.
     std::vector<Image> images_in(const Box &box) const;
 
-    int64_t n_atoms() const { return int64_t(atom_.size()); }
-
    private:
     // The bins first .. last of one axis, moved by `cell` lattice vectors.
     struct Range {

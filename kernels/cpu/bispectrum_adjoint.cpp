@@ -65,7 +65,7 @@ class Blocks {
     size_t point(int64_t b, int64_t lane) const { return order_[b * lanes + std::min(lane, size(b) - 1)]; }
 
     // Fills in what both derivatives read of block b.
-    void prepare(int64_t b, Workspace<T> &space, SnapDerivativeBlock<T> &work) const {
+    void prepare(int64_t b, Workspace<T> &space, SnapPoints<T> &work) const {
         Box box;
         for (int d = 0; d < 3; ++d) {
             for (int64_t l = 0; l < lanes; ++l) {

@@ -9,6 +9,8 @@
 #include <arm_neon.h>
 #endif
 
+#define MALAX_NOINLINE __attribute__((noinline))
+
 MALAX_NAMESPACE_BEGIN
 
 #if defined(__AVX512F__)

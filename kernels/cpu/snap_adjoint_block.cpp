@@ -8,7 +8,7 @@ namespace {
 
 // U at all points. memory: room for the sums and the powers.
 template <class T>
-inline void expand(const SnapDerivativeBlock<T> &block, typename Simd<T>::type *memory,
+inline void expand(const SnapPoints<T> &block, typename Simd<T>::type *memory,
                    typename Simd<T>::type *layers) {
     constexpr int W = Simd<T>::lanes;
     typedef typename Simd<T>::type R;

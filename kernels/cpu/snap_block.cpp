@@ -10,8 +10,6 @@ MALAX_NAMESPACE_BEGIN
 
 namespace {
 
-#define MALAX_NOINLINE __attribute__((noinline))
-
 // One neighbour of all points of the block: geometry in double (differences of coordinates lose digits),
 // the rest in T. q: (ar, ai, br, bi, weight) of all lanes.
 template <class T, int W>

@@ -12,8 +12,6 @@ MALAX_NAMESPACE_BEGIN
 
 namespace {
 
-#define MALAX_NOINLINE __attribute__((noinline))
-
 // neighbours done at a time
 constexpr int GROUP = VECTOR_REGISTERS >= 32 ? SNAP_NEIGHBOURS : SNAP_NEIGHBOURS / 2;
 
@@ -24,7 +22,7 @@ struct Pairs {
     alignas(64) T x[3][W], theta[W], fade[W], inverse_r[W], weight[W];
     alignas(64) T q[5][W];  // ar, ai, br, bi, weight with the switching function
 
-    inline void set(const SnapDerivativeBlock<T> &block, int64_t n) {
+    inline void set(const SnapPoints<T> &block, int64_t n) {
         const double *points = block.points, *image = block.images + 4 * int64_t(block.neighbours[n]);
         const SnapConstants &constants = *block.constants;
         const double x0 = image[0], y0 = image[1], z0 = image[2], w = image[3];

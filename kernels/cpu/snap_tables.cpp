@@ -44,7 +44,7 @@ double norm(int j, int mb, int ma) {
 
 int64_t snap_features(int twojmax) {
     if (twojmax < SNAP_SMALLEST || twojmax > SNAP_LARGEST) return 0;
-    return snap_couplings(twojmax).n_features;
+    return snap_count(twojmax);
 }
 
 double wigner_d(int j, int mb, int ma, double beta) {

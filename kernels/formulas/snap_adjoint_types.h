@@ -7,20 +7,8 @@
 
 namespace malax {
 
-// What both derivatives of a block of points read; as SnapBlock.
 template <class T>
-struct SnapDerivativeBlock {
-    const SnapTablesView<T> *tables;
-    const SnapConstants *constants;
-    const double *points;       // (3, lanes)
-    int64_t n_neighbours;
-    const int32_t *neighbours;  // indices of images, ascending
-    const double *images;       // (n_images, 4): x, y, z, weight
-    T *scratch;                 // snap_adjoint_scratch or snap_jvp_scratch, times lanes, 64-byte aligned
-};
-
-template <class T>
-struct SnapAdjointBlock : SnapDerivativeBlock<T> {
+struct SnapAdjointBlock : SnapPoints<T> {
     const T *gradient;   // (n_features, lanes): dE/dB
     double *neighbours_out;  // (n_neighbours, 3): dE/d(position of the image), summed over the lanes
     double *points_out;      // (3, lanes): dE/d(point)
@@ -28,7 +16,7 @@ struct SnapAdjointBlock : SnapDerivativeBlock<T> {
 };
 
 template <class T>
-struct SnapJvpBlock : SnapDerivativeBlock<T> {
+struct SnapJvpBlock : SnapPoints<T> {
     const int32_t *atoms;          // (n_images): the atom of each image
     const double *atoms_change;    // (n_atoms, 3) or null
     const double *strain;          // (3, 3)

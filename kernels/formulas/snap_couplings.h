@@ -44,8 +44,20 @@ constexpr int snap_third(int j1, int j2, int j) {
     return k1 == k2 ? j : k1 == k ? j2 : j1;
 }
 
+// The number of triples j >= j1 >= j2 that couple.
+constexpr int32_t snap_count(int twojmax) {
+    int32_t count = 0;
+    for (int j1 = 0; j1 <= twojmax; ++j1) {
+        for (int j2 = 0; j2 <= j1; ++j2) {
+            for (int j = j1 - j2; j <= j1 + j2 && j <= twojmax; j += 2) count += j >= j1;
+        }
+    }
+    return count;
+}
+
 constexpr SnapCouplings snap_couplings(int twojmax) {
     SnapCouplings t{};
+    t.n_features = snap_count(twojmax);
     int n_thirds = 0;
     for (int a = 0; a <= twojmax; ++a) {
         for (int b = a; b <= twojmax; ++b) {
@@ -68,7 +80,6 @@ constexpr SnapCouplings snap_couplings(int twojmax) {
                     }
                 }
             }
-            t.n_features = feature;
             product.last = n_thirds;
             if (product.last > product.first) t.products[t.n_products++] = product;
         }

@@ -53,19 +53,23 @@ struct SnapConstants {
     bool bzero;
 };
 
-// One block of points that share a list of neighbours.
+// One block of points that share a list of neighbours: what the bispectrum and its derivatives read.
 template <class T>
-struct SnapBlock {
+struct SnapPoints {
     const SnapTablesView<T> *tables;
     const SnapConstants *constants;
     const double *points;        // (3, lanes)
     int64_t n_neighbours;
     const int32_t *neighbours;   // indices of images, ascending
     const double *images;        // (n_images, 4): x, y, z, weight
-    T *scratch;                  // snap_scratch values per lane, 64-byte aligned
-    T *out;                      // (n_features, lanes)
-    double (*clock)();           // null, or seconds since some moment ...
-    double *seconds;             // ... whose differences are added here: sums over neighbours, invariants
+    T *scratch;                  // snap_*scratch values per lane, 64-byte aligned
+};
+
+template <class T>
+struct SnapBlock : SnapPoints<T> {
+    T *out;             // (n_features, lanes)
+    double (*clock)();  // null, or seconds since some moment ...
+    double *seconds;    // ... whose differences are added here: sums over neighbours, invariants
 };
 
 constexpr int SNAP_NEIGHBOURS = 4;  // added to the sums at a time, at most
