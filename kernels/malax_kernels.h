@@ -17,7 +17,7 @@
 #endif
 
 /* Changes whenever a struct or a signature below does; the caller compares it with its own. */
-#define MALAX_ABI_VERSION 2
+#define MALAX_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -170,6 +170,37 @@ MALAX_API int malax_ldos_moments_f64(int64_t n_points, int64_t n_energies, int64
 MALAX_API int malax_ldos_moments_f32(int64_t n_points, int64_t n_energies, int64_t n_weights,
                                      const float *ldos, const double *weights, int32_t threads,
                                      double *values, double *sums);
+
+/* A network of dense layers: x <- activation(x W^T + b), layer after layer, from (x - mean) / scale of the inputs.
+ * Layer l maps widths[l] values to widths[l + 1]: weights[l] (widths[l + 1], widths[l]), biases[l] (widths[l + 1]);
+ * mean and scale (widths[0]). It copies the weights, packed for the ISA level of that moment, and is never changed. */
+typedef struct malax_network_f32 malax_network_f32;
+typedef struct malax_network_f64 malax_network_f64;
+
+typedef enum malax_activation {
+    MALAX_IDENTITY = 0,
+    MALAX_RELU = 1,
+    MALAX_LEAKY_RELU = 2, /* 0.01 x below zero */
+    MALAX_SILU = 3,       /* x / (1 + exp(-x)) */
+    MALAX_GELU = 4,       /* x times the normal distribution function of x */
+    MALAX_TANH = 5
+} malax_activation;
+
+MALAX_API int malax_network_create_f32(int32_t n_layers, const int64_t *widths, const int32_t *activations,
+                                       const float *const *weights, const float *const *biases, const float *mean,
+                                       const float *scale, malax_network_f32 **out);
+MALAX_API int malax_network_create_f64(int32_t n_layers, const int64_t *widths, const int32_t *activations,
+                                       const double *const *weights, const double *const *biases, const double *mean,
+                                       const double *scale, malax_network_f64 **out);
+MALAX_API void malax_network_destroy_f32(malax_network_f32 *network);
+MALAX_API void malax_network_destroy_f64(malax_network_f64 *network);
+
+/* out (n_rows, widths[n_layers]) from `rows`, widths[0] values each, that begin `stride` values after one another.
+ * What a row gets depends neither on the other rows nor on the number of threads (0: OpenMP's choice). */
+MALAX_API int malax_network_apply_f32(const malax_network_f32 *network, int64_t n_rows, int64_t stride,
+                                      const float *rows, int32_t threads, float *out);
+MALAX_API int malax_network_apply_f64(const malax_network_f64 *network, int64_t n_rows, int64_t stride,
+                                      const double *rows, int32_t threads, double *out);
 
 MALAX_API int malax_abi_version(void);
 MALAX_API const char *malax_version(void);

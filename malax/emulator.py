@@ -42,6 +42,7 @@ from malax.model_file import (
 )
 from malax.network import LDOSNetwork
 from malax.occupations import energy_axis
+from malax.precision import Precision
 from malax.predict import Final, Physics, run, total_energies
 from malax.result import Result
 from malax.streaming import Chain, Clock, Progress, Reduced
@@ -181,6 +182,7 @@ class Emulator:
         *,
         descriptors: str = "native",
         unbroaden: bool = True,
+        precision: Precision = "float32",
         progress: Progress | None = None,
     ) -> Result:
         """The free energy, density and density of states of a structure.
@@ -195,6 +197,8 @@ class Emulator:
         ldos : keep the LDOS of the whole grid (points x energies float32)
         descriptors : "native" or "lammps"
         unbroaden : correct for the kernel of the LDOS and the interpolation between its energies
+        precision : of the products between the network's hidden layers; "bfloat16" is faster and costs
+            accuracy (docs/mpi.md)
         progress : called with the tiles done so far and their number
 
         Raises
@@ -202,7 +206,7 @@ class Emulator:
         InputError
             a structure, grid or temperature that the model cannot be asked about; no Fermi level.
         MissingPeerError
-            LAMMPS was asked for and is not there.
+            LAMMPS was asked for and is not there; bfloat16 on a processor that only imitates it.
         """
         temperatures = None if temperature is None else [temperature]
         with warnings.catch_warnings():
@@ -215,6 +219,7 @@ class Emulator:
                 ldos,
                 descriptors=descriptors,
                 unbroaden=unbroaden,
+                precision=precision,
                 progress=progress,
             )
         _warn(results[0], stacklevel=3)
@@ -230,6 +235,7 @@ class Emulator:
         *,
         descriptors: str = "native",
         unbroaden: bool = True,
+        precision: Precision = "float32",
         progress: Progress | None = None,
         long_run: LongRun | None = None,
     ) -> list[Result]:
@@ -240,6 +246,8 @@ class Emulator:
         comm = as_comm(comm)
         atoms = as_atoms(atoms)
         check_atoms(atoms, self.info.elements)
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"unknown precision {precision!r}: 'float32' or 'bfloat16' is needed")
         if descriptors not in ("native", "lammps"):
             raise InputError(f"unknown descriptor backend {descriptors!r}: 'native' or 'lammps' is needed")
         grid = choose_grid(self.info, atoms, grid)
@@ -252,14 +260,14 @@ class Emulator:
         clock = Clock()
         if long_run is not None:
             structure = (atoms.numbers, atoms.positions, atoms.cell.array, grid.shape)
-            long_run.begin(self.hash, *structure, kelvins, descriptors, unbroaden, ldos, VERSION)
+            long_run.begin(self.hash, *structure, kelvins, descriptors, unbroaden, precision, ldos, VERSION)
         with clock("total"):
-            chain = Chain(self, atoms, comm, descriptors, clock, long_run)
+            chain = Chain(self, atoms, comm, descriptors, clock, long_run, precision=precision)
             reduced, finals = run(chain, physics, grid, kelvins, ldos, progress)
             with clock("energies"):
                 energies = [total_energies(self, atoms, grid, final, comm) for final in finals]
                 spreads = [self._spread(atoms, grid, final, reduced, comm) for final in finals]
-        options = {"unbroaden": unbroaden, "descriptors": descriptors, "ldos": ldos}
+        options = {"unbroaden": unbroaden, "descriptors": descriptors, "precision": precision, "ldos": ldos}
         concerns = concerns_about(self.info, atoms, grid, kelvins)
         if energies[0].total_free is None:
             concerns.append("the model has no pseudopotentials: no XC and no total free energy")

@@ -23,7 +23,7 @@ import torch
 from malax.comm import Comm
 from malax.grid import split
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 16
 """Numbers in a block of columns or planes that is transformed at a time: several such arrays fit a cache."""
 
 _PLANES = 4

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from malax.errors import InputError, MachineError, MissingPeerError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """MALAX_ABI_VERSION of ``malax_kernels.h`` that the declarations below were written for."""
 
 _INVALID, _MEMORY, _ISA = 1, 2, 3

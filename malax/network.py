@@ -195,8 +195,15 @@ class LDOSNetwork(nn.Module):
             out = self.layers[-1](hidden.to(dtype))
         else:
             out = self.layers(x)
-        return nn.functional.softplus(out, beta=_SHARPNESS) if self.non_negative else out
+        return self._final(out)
 
     def forward(self, features: Tensor) -> Tensor:
         """LDOS (P, E) in 1/(eV A^3) from raw features (P, F)."""
         return self.scaled(features) * self.ldos_scale
+
+    def output(self, last: Tensor) -> Tensor:
+        """LDOS (P, E) in 1/(eV A^3) from what the last layer gives."""
+        return self._final(last) * self.ldos_scale
+
+    def _final(self, last: Tensor) -> Tensor:
+        return nn.functional.softplus(last, beta=_SHARPNESS) if self.non_negative else last

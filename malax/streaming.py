@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from ase import Atoms
 
-from malax import kernels
 from malax.comm import Comm
 from malax.descriptors.snap import Prepared
 from malax.ensemble import members_of
 from malax.errors import InputError
 from malax.grid import Grid
+from malax.inference import Inference, Reducer
 from malax.long_run import LongRun
-from malax.network import LDOSNetwork
+from malax.precision import Precision
 from malax.tiles import PairwiseSum, Tiles, tile_costs
 
 if TYPE_CHECKING:
@@ -89,6 +88,7 @@ class Chain:
     clock: Clock
     long_run: LongRun | None = None
     prepared: Prepared | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.prepared is None and self.backend == "native":
@@ -108,10 +108,11 @@ class Chain:
         ``weights`` (K, E) are for all members of an ensemble, (k, K, E) for each of them others. With a
         ``name`` and a long run, finished tiles are kept on disk, and those found there are not done again.
         """
-        networks = members_of(self.emulator.network)
+        tiles = Tiles.of(grid)
+        networks = [Inference(m, tiles.size, self.precision) for m in members_of(self.emulator.network)]
         n_energies = len(self.emulator.energy_grid)
         each = np.broadcast_to(weights, (len(networks), *weights.shape[-2:]))
-        tiles = Tiles.of(grid)
+        members = [(one, one.reducer(w)) for one, w in zip(networks, each, strict=True)]
         cutoff = self.emulator.info.descriptor.cutoff
         owned = tiles.owned(self.comm, tile_costs(tiles, grid, self.atoms, cutoff))
         start, stop = tiles.points(owned)
@@ -125,9 +126,10 @@ class Chain:
         done = store.restore(tiles, values, sums) if store else 0
         for i, (first, features) in enumerate(self._features(grid, tiles, owned, done), start=done):
             here = slice(first - start, first - start + len(features))
-            values[here], row, ldos = self._tile(features, each, tiles.size)
+            values[here], row = self._tile(features, members, each.shape[1:])
             if kept is not None:
-                kept[here] = ldos
+                with self.clock("network"):
+                    kept[here] = _mean_ldos(networks, features)
             sums.add(owned[i], row)
             if progress is not None:
                 progress(i + 1, len(owned))
@@ -169,33 +171,28 @@ class Chain:
             yield start, features
 
     def _tile(
-        self, features: np.ndarray, weights: np.ndarray, rows: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the members make of a tile's features (n, F) with weights (k, K, E).
+        self, features: np.ndarray, members: list[tuple[Inference, Reducer]], shape: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What the k members make of a tile's features (n, F) with weights of this ``shape`` (K, E).
 
-        Returns the values (n, k, K); what is summed over the tiles, (k E + 1,): the DOS of each member and
-        the number of points unlike the training; and the mean LDOS (n, E) float32.
+        Returns the values (n, k, K), and what is summed over the tiles, (k E + 1,): the DOS of each member
+        and the number of points unlike the training.
         """
-        networks, domain = members_of(self.emulator.network), self.emulator.domain
-        values = np.empty((len(features), *weights.shape[:2]))
-        dos = np.empty((len(networks), weights.shape[2]))
-        mean = np.empty(0)
-        for m, network in enumerate(networks):
-            with self.clock("network"):
-                ldos = self._ldos(network, features, rows)
-                mean = ldos if m == 0 else mean + (ldos - mean) / (m + 1)
-            with self.clock("reduction"):
-                values[:, m], dos[m] = kernels.ldos_moments(ldos, weights[m])
-        outside = 0
+        values = np.empty((len(features), len(members), shape[0]))
+        dos = np.empty((len(members), shape[1]))
+        with self.clock("network"):
+            for m, (_, reducer) in enumerate(members):
+                values[:, m], dos[m] = reducer(features)
+        outside, domain = 0, self.emulator.domain
         if domain is not None:
             with self.clock("domain"):
                 outside = domain.outside(features)
-        return values, np.append(dos, outside), mean
+        return values, np.append(dos, outside)
 
-    @torch.inference_mode()
-    def _ldos(self, network: LDOSNetwork, features: np.ndarray, rows: int) -> np.ndarray:
-        """LDOS (n, E) float32. Rows are padded to one shape: matrix products may round otherwise."""
-        n = len(features)
-        padded = np.empty((rows, features.shape[1]), dtype=np.float32)
-        padded[:n], padded[n:] = features, features[-1]
-        return network(torch.from_numpy(padded))[:n].numpy()
+
+def _mean_ldos(networks: list[Inference], features: np.ndarray) -> np.ndarray:
+    """LDOS (n, E) float32, the mean of the members'."""
+    mean = networks[0].ldos(features)
+    for m, network in enumerate(networks[1:], start=1):
+        mean += (network.ldos(features) - mean) / (m + 1)
+    return mean

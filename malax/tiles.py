@@ -10,7 +10,7 @@ from ase import Atoms
 from malax.comm import Comm
 from malax.grid import Grid
 
-_NEIGHBOURS = 150.0
+_NEIGHBOURS = 240.0
 """So many neighbours cost as much as everything else that is done for a point."""
 
 
@@ -26,9 +26,11 @@ class Tiles:
 
     @classmethod
     def of(cls, grid: Grid) -> Tiles:
-        """Tiles small enough that ranks share small grids evenly, and large enough for matrix products."""
-        size = -(-grid.n_points // 64)
-        return cls(grid.n_points, int(np.clip(-(-size // 256) * 256, 512, 8192)))
+        """Tiles large enough that nothing is lost between them, and so small that ranks share small grids
+        evenly and that what is made of a tile is little beside what is kept of all points."""
+        n = grid.n_points
+        size = max(512, min(n // 64, 1024), min(n // 512, 4096))
+        return cls(n, -(-size // 128) * 128)
 
     def __len__(self) -> int:
         return -(-self.n_points // self.size)

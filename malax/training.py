@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from malax import checkpoint
 from malax.comm import Comm
 from malax.dataset import Batch, Dataset
-from malax.distributed import check_bfloat16, gradients, rank_device
+from malax.distributed import gradients, rank_device
 from malax.errors import MalaxError
 from malax.loss import Loss
 from malax.network import LDOSNetwork
 from malax.optimize import Average, adamw, clip_gradient, learning_rate
 from malax.physics_loss import UNITS, PhysicsLoss, Sample
+from malax.precision import check_bfloat16
 from malax.train_config import TrainConfig
 from malax.train_log import Log
 from malax.validation import Errors, energy_errors, mean_loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import product
 from math import factorial
@@ -101,3 +102,29 @@ def ldos_sums(ldos, block=128):
         for i in range(0, len(ldos), block)
     ]
     return np.add.accumulate(partial, axis=0)[-1] if partial else np.zeros(ldos.shape[1])
+
+
+# ---- networks --------------------------------------------------------------------------------------
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "relu": lambda x: max(x, 0.0),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "silu": lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0,
+    "gelu": lambda x: x * 0.5 * math.erfc(-x / math.sqrt(2)),
+    "tanh": math.tanh,
+}
+
+
+def dense_layers(rows, weights, biases, activations, mean, scale):
+    """x <- activation(x W^T + b), layer after layer, number by number."""
+    out = []
+    for row in (rows - mean) / scale:
+        x = list(row)
+        for w, b, name in zip(weights, biases, activations, strict=True):
+            x = [
+                ACTIVATIONS[name](math.fsum(a * c for a, c in zip(x, ws, strict=True)) + bs)
+                for ws, bs in zip(w, b, strict=True)
+            ]
+        out.append(x)
+    return np.array(out)

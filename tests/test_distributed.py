@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_mpi import mpirun
 
-from malax import config, distributed
+from malax import config, distributed, precision
 from malax.comm import SerialComm
 from malax.commands import install_horovod
 from malax.emulator import Emulator
@@ -182,11 +182,11 @@ def test_bfloat16_trains_nearly_the_same(folder: Path, monkeypatch: pytest.Monke
         settings = config.load(made["config"], TrainConfig, [*more, "optimizer.average=null"])
         if more:
             with monkeypatch.context() as patch:
-                patch.setattr(distributed, "cpu_flags", lambda: ["avx2"])
+                patch.setattr(precision, "cpu_flags", lambda: ["avx2"])
                 with pytest.raises(MissingPeerError, match="bfloat16 needs a processor with amx_bf16"):
                     train(settings)
             # the arithmetic is torch's, imitated or not
-            monkeypatch.setattr(distributed, "cpu_flags", lambda: ["avx512_bf16"])
+            monkeypatch.setattr(precision, "cpu_flags", lambda: ["avx512_bf16"])
         train(settings, overwrite=True)
     a, b = ([float(row["validation_loss"]) for row in log(folder, n)] for n in ("single", "mixed"))
     assert b == pytest.approx(a, rel=0.1) and a != b

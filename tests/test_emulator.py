@@ -20,6 +20,7 @@ from malax.emulator import Emulator, ModelDomainWarning
 from malax.energies import total_free_energy
 from malax.errors import FileError, InputError
 from malax.grid import Grid
+from malax.kernels_network import DenseLayers
 from malax.observables import from_ldos
 from malax.streaming import Tiles
 
@@ -138,13 +139,23 @@ def test_same_as_the_whole_grid_at_once(model, unbroaden):
     assert result.n_electrons == pytest.approx(12.0, abs=1e-9)
 
 
-def test_tiles_of_one_shape_and_nothing_larger(monkeypatch):
-    """Neither features nor LDOS of the whole grid exist, and every matrix product has one shape."""
-    model, shapes = tiny_model(), []
-    forward = model.network.forward
-    monkeypatch.setattr(model.network, "forward", lambda x: shapes.append(tuple(x.shape)) or forward(x))
+def test_nothing_is_larger_than_a_tile(monkeypatch):
+    """No features or activations of the whole grid exist, nor an LDOS unless it must be non-negative."""
+    rows, call = [], DenseLayers.__call__
+    monkeypatch.setattr(DenseLayers, "__call__", lambda self, x: rows.append(len(x)) or call(self, x))
+    model, last = tiny_model(), int(np.prod(SHAPE)) - 512
     model.predict(make_atoms(2), grid=SHAPE)
-    assert shapes == [(512, 14)] * 3  # one of the first pass, two of the main pass
+    assert rows == [512, 512, 512, 512, last, last]  # one of the first pass, two of the main pass
+    rows.clear()
+    model.network.non_negative = False
+    model.predict(make_atoms(2), grid=SHAPE)
+    assert rows == [512, 512, last]
+
+
+def test_precision_is_the_users_choice(model):
+    with pytest.raises(InputError, match="unknown precision 'float16': 'float32' or 'bfloat16'"):
+        model.predict(make_atoms(2), grid=SHAPE, precision="float16")
+    assert model.predict(make_atoms(2), grid=SHAPE).provenance["options"]["precision"] == "float32"
 
 
 def test_ldos_is_kept_on_request_only(model):

@@ -181,12 +181,12 @@ def test_an_exception_on_one_rank_ends_all(folder, tmp_path, rank):
         "import sys\n"
         "from malax import cli, comm, streaming\n"
         "comm.PATIENCE = 0.5\n"
-        "whole = streaming.Chain._ldos\n"
+        "whole = streaming.Chain._tile\n"
         "def broken(self, *arguments):\n"
         f"    if self.comm.rank == {rank}:\n"
         "        raise ZeroDivisionError('on purpose')\n"
         "    return whole(self, *arguments)\n"
-        "streaming.Chain._ldos = broken\n"
+        "streaming.Chain._tile = broken\n"
         "cli.main(sys.argv[1:])\n"
     )
     ran = mpirun(3, script, "predict", "m.malax", "al.xyz", "--grid", 12, 12, 12, cwd=folder, timeout=60)

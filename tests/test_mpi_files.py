@@ -100,7 +100,7 @@ import os, signal, sys
 from malax import cli, long_run, streaming
 long_run.INTERVAL = 0.0
 long_run.LongRun.__init__.__defaults__ = (None, 0.0)
-whole, calls = streaming.Chain._ldos, []
+whole, calls = streaming.Chain._tile, []
 def counted(self, *arguments):
     calls.append(1)
     with open(f"calls.{self.comm.rank}", "a") as file:
@@ -108,7 +108,7 @@ def counted(self, *arguments):
     if self.comm.rank == 1 and len(calls) == int(sys.argv[1]):
         os.kill(os.getpid(), getattr(signal, sys.argv[2]))
     return whole(self, *arguments)
-streaming.Chain._ldos = counted
+streaming.Chain._tile = counted
 cli.main(sys.argv[3:])
 """
 

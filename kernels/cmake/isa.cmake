@@ -33,7 +33,8 @@ endif()
 
 function(malax_add_isa_level level)
   set(name malax_cpu_${level})
-  set(contracted_by_hand kernels/cpu/snap_block.cpp kernels/cpu/snap_adjoint_block.cpp)
+  set(contracted_by_hand kernels/cpu/snap_block.cpp kernels/cpu/snap_adjoint_block.cpp
+    kernels/cpu/network_block.cpp)
   add_library(${name} OBJECT ${contracted_by_hand} kernels/cpu/moments_block.cpp)
   # formulas/common.h says why
   set_source_files_properties(${contracted_by_hand} PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

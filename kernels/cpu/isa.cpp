@@ -41,7 +41,7 @@ bool has_v4() {
 #define MALAX_FUNCTIONS(level, type)                                                                           \
     {level::lanes_##type, level::snap_block_##type, level::moments_block_##type, level::snap_adjoint_block_##type, \
      level::snap_jvp_block_##type, level::gaussian_block_##type, level::gaussian_block_adjoint_##type,         \
-     level::gaussian_tile_##type, level::gaussian_tile_adjoint_##type}
+     level::gaussian_tile_##type, level::gaussian_tile_adjoint_##type, level::network_block_##type}
 #define MALAX_LEVEL(level, test) {#level, test, MALAX_FUNCTIONS(level, f32), MALAX_FUNCTIONS(level, f64)}
 
 // best first

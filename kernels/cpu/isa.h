@@ -5,6 +5,7 @@
 
 #include "formulas/gaussian_types.h"
 #include "formulas/moments.h"
+#include "formulas/network_types.h"
 #include "formulas/snap_adjoint_types.h"
 #include "formulas/snap_types.h"
 
@@ -23,6 +24,8 @@ namespace malax {
                            const double *weights, double *values, double *sums);                       \
     void moments_block_f64(int64_t n_points, int64_t n_energies, int64_t n_weights, const double *ldos, \
                            const double *weights, double *values, double *sums);                       \
+    void network_block_f32(const NetworkBlock<float> &block);                                          \
+    void network_block_f64(const NetworkBlock<double> &block);                                         \
     void gaussian_block_f32(const GaussianBlock<float> &block);                                        \
     void gaussian_block_f64(const GaussianBlock<double> &block);                                       \
     void gaussian_block_adjoint_f32(const GaussianBlock<float> &block);                                \
@@ -48,19 +51,22 @@ template <class T>
 using MomentsBlockFunction = void (*)(int64_t, int64_t, int64_t, const T *, const double *, double *, double *);
 
 template <class T>
+using NetworkBlockFunction = void (*)(const NetworkBlock<T> &);
+template <class T>
 using GaussianBlockFunction = void (*)(const GaussianBlock<T> &);
 template <class T>
 using GaussianTileFunction = void (*)(const GaussianTile<T> &);
 
 template <class T>
 struct IsaFunctions {
-    int lanes;  // points per block of the bispectrum
+    int lanes;  // of a SIMD vector, and points per block of the bispectrum
     SnapBlockFunction<T> snap_block;
     MomentsBlockFunction<T> moments_block;
     SnapAdjointFunction<T> snap_adjoint_block;
     SnapJvpFunction<T> snap_jvp_block;
     GaussianBlockFunction<T> gaussian_block, gaussian_block_adjoint;
     GaussianTileFunction<T> gaussian_tile, gaussian_tile_adjoint;
+    NetworkBlockFunction<T> network_block;
 };
 
 struct IsaLevel {

@@ -17,7 +17,7 @@ from malax.fft import Waves
 from malax.grid import Grid, split
 from malax.units import COULOMB
 
-_ATOMS = 1 << 11
+_ATOMS = 1 << 6
 """Atoms whose neighbours are listed at a time."""
 
 

@@ -11,7 +11,7 @@ from malax.energies.sphere import GSphere, as_field
 from malax.grid import Grid
 from malax.units import BOHR, HARTREE
 
-CHUNK = 1 << 15
+CHUNK = 1 << 13
 """Grid points per pass: about 40 temporaries of this size, which should fit a cache."""
 
 

@@ -225,6 +225,45 @@ TEST(moments) {
     CHECK(malax_ldos_moments_f64(1, 1, 1, ldos.data(), nullptr, 1, nullptr, sums.data()) == MALAX_INVALID_ARGUMENT);
 }
 
+// two layers against the same by hand
+TEST(networks) {
+    const int64_t widths[] = {2, 2, 1};
+    const int32_t activations[] = {MALAX_RELU, MALAX_TANH};
+    const double w0[] = {1, 1, 0, 2}, b0[] = {0, 1}, w1[] = {0.5, -0.25}, b1[] = {0.125};
+    const double *weights[] = {w0, w1}, *biases[] = {b0, b1}, mean[] = {1, 0}, scale[] = {2, 1};
+    malax_network_f64 *network = nullptr;
+    CHECK(malax_network_create_f64(2, widths, activations, weights, biases, mean, scale, &network) == MALAX_OK);
+    const int64_t n = 211, stride = 3;  // more rows than a block, and what lies between them is not looked at
+    std::vector<double> rows(n * stride, 1e300), out(n, -7.0);
+    for (int64_t p = 0; p < n; ++p) {
+        rows[p * stride] = std::sin(double(p));
+        rows[p * stride + 1] = std::cos(2.0 * double(p));
+    }
+    CHECK(malax_network_apply_f64(network, n, stride, rows.data(), 3, out.data()) == MALAX_OK);
+    for (int64_t p = 0; p < n; ++p) {
+        const double x = (rows[p * stride] - 1) / 2, y = rows[p * stride + 1];
+        const double h0 = std::max(0.0, x + y), h1 = std::max(0.0, 2 * y + 1);
+        CHECK_CLOSE(out[p], std::tanh(0.5 * h0 - 0.25 * h1 + 0.125), 1e-15);
+    }
+    CHECK(malax_network_apply_f64(network, 0, 0, nullptr, 1, nullptr) == MALAX_OK);
+    CHECK(malax_network_apply_f64(network, -1, 2, rows.data(), 1, out.data()) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_network_apply_f64(network, 2, 1, rows.data(), 1, out.data()) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_network_apply_f64(nullptr, 1, 2, rows.data(), 1, out.data()) == MALAX_INVALID_ARGUMENT);
+    malax_network_destroy_f64(network);
+    malax_network_destroy_f64(nullptr);
+    const int64_t no_width[] = {2, 0, 1};
+    const int32_t unknown[] = {MALAX_RELU, 6};
+    CHECK(malax_network_create_f64(2, no_width, activations, weights, biases, mean, scale, &network) ==
+          MALAX_INVALID_ARGUMENT);
+    CHECK(malax_network_create_f64(2, widths, unknown, weights, biases, mean, scale, &network) ==
+          MALAX_INVALID_ARGUMENT);
+    CHECK(std::strstr(malax_last_error(), "activation") != nullptr);
+    CHECK(malax_network_create_f64(0, widths, activations, weights, biases, mean, scale, &network) ==
+          MALAX_INVALID_ARGUMENT);
+    CHECK(malax_network_create_f64(2, widths, activations, weights, nullptr, mean, scale, &network) ==
+          MALAX_INVALID_ARGUMENT);
+}
+
 TEST(versions) {
     CHECK(malax_abi_version() == MALAX_ABI_VERSION);
     CHECK(std::strcmp(malax_version(), MALAX_VERSION) == 0);
