@@ -48,8 +48,8 @@ def check_library(library: str) -> None:
     if tasks is not None and "Open MPI" not in library:
         raise InputError(
             f"OMPI_COMM_WORLD_SIZE={tasks} (Open MPI's mpirun) but mpi4py uses {library}: the MPI "
-            f"communicator has size 1: {tasks} copies of one job. Start with the mpiexec (or srun --mpi) of the "
-            "MPI that mpi4py uses, or build mpi4py against Open MPI"
+            f"communicator has size 1: {tasks} copies of one job. Start with the mpiexec (or srun --mpi) of "
+            "the MPI that mpi4py uses, or build mpi4py against Open MPI"
         )
 
 
