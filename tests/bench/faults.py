@@ -1,7 +1,7 @@
 """Every fault in every stage of a prediction over two ranks: ``python tests/bench/faults.py``, a few minutes.
 
 A line per case: exit code, seconds, what was said. After that all cases are run again and must end with the
-numbers of one rank. The launcher is that of the tests (MALAX_MPIEXEC); the full disk needs the right to mount.
+numbers of one rank. The launcher is that of the tests (MALAX_MPIEXEC); a full disk needs the right to mount.
 """
 
 from __future__ import annotations
