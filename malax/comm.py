@@ -1,4 +1,4 @@
-"""The communicator: a thin wrapper of mpi4py and its serial twin with the same operations.
+"""The communicator: a thin wrapper of mpi4py and its serial twin with the same operations (`Comm`).
 
 This is the only file that knows mpi4py, and it imports it only when there is something to talk to.
 Everything else takes a communicator as an argument (`as_comm` accepts ``None``, ours, or mpi4py's).
@@ -9,28 +9,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from malax import launcher
+from malax.comm_protocol import Comm
 from malax.errors import InputError, MissingPeerError
 
 T = TypeVar("T")
-
-_TASK_COUNTS = (
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-    "MPI_LOCALNRANKS",
-    "SLURM_STEP_NUM_TASKS",
-    "SLURM_NTASKS",
-)
-"""Environment variables in which launchers and schedulers say how many tasks they started."""
-
-_TASK_MARKS = ("PMIX_RANK", "PALS_RANKID")
-"""Variables of launchers that give a rank but no count."""
-
 
 PATIENCE = 3.0
 """Seconds in which ranks that fail for the same reason are expected to do so."""
@@ -39,60 +27,6 @@ LARGEST_MESSAGE = 1 << 30
 """Bytes beyond which arrays are sent in several messages."""
 
 _started: list[MPIComm] = []
-
-
-class Comm(Protocol):
-    """What a communicator can do here. Collective calls must be made by all ranks in one order."""
-
-    rank: int
-    size: int
-
-    @property
-    def mpi(self) -> Any:
-        """The mpi4py communicator, or None for the serial twin."""
-
-    def bcast(self, value: Any, root: int = 0) -> Any:
-        """The root's value on every rank."""
-
-    def gather(self, value: Any, root: int = 0) -> list[Any] | None:
-        """The values of all ranks in rank order on the root, None elsewhere."""
-
-    def allreduce(self, array: np.ndarray) -> np.ndarray:
-        """Sum of an array over the ranks, the same bits on all (the order of summation is MPI's)."""
-
-    def allgatherv(self, array: np.ndarray) -> np.ndarray:
-        """Arrays of all ranks joined along the first axis in rank order, on every rank."""
-
-    def parts(self, array: np.ndarray, root: int = 0) -> Iterator[np.ndarray]:
-        """On the root, the arrays of all ranks one after the other, so that one is held at a time.
-
-        Every rank must run the iterator to its end; elsewhere than on the root it yields nothing.
-        """
-
-    def alltoallv(self, send: np.ndarray, counts: Sequence[int], received: Sequence[int]) -> np.ndarray:
-        """Exchange pieces of a flat array: ``counts[r]`` elements go to rank r, in rank order.
-
-        ``received[r]`` says how many come from rank r; the result holds them in rank order. Pieces may be of
-        any size. A communicator of one gives back ``send`` itself.
-        """
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-
-    def meet(self, poll: Callable[[], object]) -> None:
-        """Wait for all ranks, calling ``poll`` now and then, without burning the processor."""
-
-    def tell_to_stop(self) -> None:
-        """Tell all other ranks that the run is to end."""
-
-    def told_to_stop(self) -> bool:
-        """Whether another rank has told this one so."""
-
-    def all_fail(self) -> bool:
-        """Whether every rank calls this within `PATIENCE` seconds: all have failed, none is waited for."""
-
-    def abort(self, code: int = 1) -> None:
-        """End all ranks at once with this exit code."""
 
 
 class SerialComm:
@@ -283,46 +217,46 @@ def as_comm(comm: Any) -> Comm:
     raise InputError(f"comm must be None or an mpi4py communicator, got {type(comm).__name__}")
 
 
-def launched_tasks(environment: Mapping[str, str] | None = None) -> tuple[int, str | None]:
-    """How many tasks a launcher or scheduler says it started, and the variable that says so."""
-    environment = os.environ if environment is None else environment
-    counts = [(int(environment[name]), name) for name in _TASK_COUNTS if environment.get(name, "").isdigit()]
-    return max(counts, default=(1, None), key=lambda pair: pair[0])
-
-
 def world() -> Comm:
     """The communicator of all processes of this job; serial when none was launched.
 
     Raises
     ------
     InputError
-        several tasks were started but the communicator has size 1: each would compute everything.
+        the launcher is another MPI's than mpi4py's (see `malax.launcher`).
     MissingPeerError
         several tasks were started and mpi4py is not there.
     """
-    tasks, variable = launched_tasks()
-    if tasks <= 1 and not any(name in os.environ for name in _TASK_MARKS):
+    if not launcher.was_launched():
         return SerialComm()
     try:
-        from mpi4py import MPI
+        mpi = _initialised()
     except ImportError as error:
+        tasks, variable = launcher.launched_tasks()
         if tasks <= 1:
             return SerialComm()
         raise MissingPeerError(
             f"{variable}={tasks} tasks were started but mpi4py cannot be loaded ({error}); "
             "pip install 'malax[mpi]', or start one task"
         ) from error
-    comm = MPIComm(MPI.COMM_WORLD, failures=MPI.COMM_WORLD.Dup())
-    if comm.size == 1 and tasks > 1:
-        raise InputError(
-            f"{variable}={tasks} but the MPI communicator has size 1: {tasks} copies of one job. Start with "
-            "the mpiexec (or srun --mpi) of the MPI that mpi4py uses; for one task on purpose unset "
-            f"{variable}"
-        )
-    if comm.size == 1:
+    launcher.check_size(mpi.COMM_WORLD.Get_size())
+    if mpi.COMM_WORLD.Get_size() == 1:
         return SerialComm()
-    _started.append(comm)
-    return comm
+    _started.append(MPIComm(mpi.COMM_WORLD, failures=mpi.COMM_WORLD.Dup()))
+    return _started[-1]
+
+
+def _initialised() -> Any:
+    """mpi4py's module MPI, started; the library is asked for its name before it may end the process."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        launcher.check_library(library_name(MPI))
+        MPI.Init_thread()
+    return MPI
 
 
 def started_world() -> Comm | None:
@@ -342,6 +276,9 @@ def self_mpi() -> Any:
 def mpi_version() -> str | None:
     """Name and version of the MPI library in use; None while mpi4py is not loaded."""
     module = sys.modules.get("mpi4py.MPI")
-    if module is None:
-        return None
-    return " ".join(module.Get_library_version().splitlines()[0].strip("\0").split())
+    return None if module is None else library_name(module)
+
+
+def library_name(mpi: Any) -> str:
+    """Name and version of mpi4py's MPI library in one line."""
+    return " ".join(mpi.Get_library_version().splitlines()[0].strip("\0").split())

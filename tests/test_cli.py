@@ -15,7 +15,7 @@ from models import tiny_model
 from qe_files import toy, write_run
 
 import malax
-from malax import cli, comm, demo, shipped
+from malax import cli, demo, launcher, shipped
 from malax.commands.arguments import spread
 from malax.io.cube import read_cube
 
@@ -25,7 +25,7 @@ PROMISED = {"energies", "fermi_level", "n_electrons", "temperature", "grid", "ti
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """No launcher, 80 columns."""
-    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
 

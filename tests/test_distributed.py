@@ -12,7 +12,7 @@ from pathlib import Path
 import fakes
 import pytest
 import torch
-from test_mpi import mpirun
+from launch import mpirun
 
 from malax import config, distributed, precision
 from malax.comm import SerialComm

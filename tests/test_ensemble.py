@@ -16,7 +16,7 @@ from models import tiny_model
 from test_mpi import mpirun
 from test_train import YAML, raise_signal_at, same
 
-from malax import cli, comm, config, domain, model_file
+from malax import cli, config, domain, launcher, model_file
 from malax.comm import SerialComm
 from malax.dataset import Dataset
 from malax.domain import Domain
@@ -137,7 +137,7 @@ def test_file_of_a_result(together: list[Result], tmp_path: Path) -> None:
 
 def test_the_command_with_several_models(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     """Two model files, on one rank and on two: the same errors; the table shows them."""
-    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     for seed in (0, 1):

@@ -19,7 +19,7 @@ from ase.build import bulk
 from typer.main import get_command
 
 import malax
-from malax import cli, comm
+from malax import cli, launcher
 from malax.config import load, validate
 from malax.generate import GenerateConfig
 from malax.io.snapshot import Snapshot
@@ -169,7 +169,7 @@ def test_recipe_of_the_readme_is_valid(tmp_path):
 @pytest.fixture
 def own_data(tmp_path, monkeypatch) -> Path:
     """What the README's section on own data begins with: finished runs of pw.x in runs/run00, run01, ..."""
-    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (printed,) = (block for block in blocks("") if "&control" in block)

@@ -17,8 +17,8 @@ LAYERS = (
     "train_finish interruption long_run preview series tiles inference",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network ensemble io",
-    "grid fields fft comm kernels kernels_adjoint kernels_gaussian kernels_network precision library "
-    "settings",
+    "grid fields fft comm comm_protocol launcher kernels kernels_adjoint kernels_gaussian kernels_network "
+    "precision library settings",
     "units errors version",
 )
 """From the top; a module may import from its own layer and from those below."""

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import ase.io
@@ -14,31 +10,14 @@ import h5py
 import numpy as np
 import pytest
 from fakes import make_atoms, make_snapshot
+from launch import TESTS, mpirun
 from models import tiny_model
 
 import malax
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'malax[mpi]'")
 
-TESTS = Path(__file__).resolve().parent
 RANKS = (1, 2, 3, 4)
-
-
-def _mpiexec() -> str:
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
-        pytest.skip("no mpiexec: pip install 'malax[mpi]', or load the MPI of mpi4py")
-    return found
-
-
-def mpirun(ranks: int, *command: object, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess:
-    """Run Python over ``ranks`` with this malax and these tests."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PMI", "OMPI_"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(malax.__file__).parents[1]), str(TESTS)])
-    environment["OMP_NUM_THREADS"] = "1"
-    line = [_mpiexec(), "-n", str(ranks), sys.executable, *map(str, command)]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=environment, timeout=timeout)
 
 
 def program(ranks: int, *arguments: object, cwd: Path) -> dict:

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from launch import TESTS, mpirun
 from systems import GRIDS, SYSTEMS
 from test_energies import gaussian_core, smooth
-from test_mpi import TESTS, mpirun
 
 from malax.comm import SerialComm
 from malax.energies import core_density, ewald_energy, hartree_energy, total_free_energy

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from fakes import make_atoms
+from launch import TESTS, mpirun
 from models import tiny_model
-from test_mpi import TESTS, mpirun
 
 import malax
 from malax.io.cube import read_cube, write_cube

@@ -12,7 +12,7 @@ from fakes import UPF, make_atoms
 from models import tiny_model
 
 import malax
-from malax import cli, comm, series
+from malax import cli, launcher, series
 from malax.errors import FileError, InputError
 from malax.io.cube import read_cube
 from malax.series import COLUMNS, Table
@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(capsys, monkeypatch, folder):
-    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(folder)
 

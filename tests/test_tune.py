@@ -13,7 +13,7 @@ from typing import Any
 import fakes
 import pytest
 
-from malax import cli, comm, config, tune
+from malax import cli, config, launcher, tune
 from malax.errors import FileError, InputError, MissingPeerError
 from malax.train import TrainConfig
 from malax.training import TrainingInterrupted
@@ -48,7 +48,7 @@ search:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -90,7 +90,7 @@ def searched(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     out = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNE_OUT", str(out))
-        for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+        for name in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
             patch.delenv(name, raising=False)
         patch.setenv("PYTHONPATH", str(Path(cli.__file__).parents[1]))
         with pytest.raises(SystemExit) as leave:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malax.comm import launched_tasks
 from malax.commands.console import Console, number
 from malax.errors import InputError, MachineError
+from malax.launcher import launched_tasks
 
 if TYPE_CHECKING:
     from malax.tune_config import TuneConfig

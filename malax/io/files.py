@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
+import re
+import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from malax.errors import FileError, MachineError
+
+_ABANDONED = 3600.0
+"""Seconds without a change after which a temporary file of another host is nobody's."""
 
 
 @contextmanager
@@ -28,7 +35,7 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
     """
     final = Path(path)
     check_output(final, overwrite)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.part")
+    temporary = temporary_beside(final)
     try:
         yield temporary
         os.replace(temporary, final)
@@ -39,6 +46,34 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
         raise MachineError(f"cannot write {final}: {reason}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(final: Path) -> Path:
+    """The name under which this process writes what becomes ``final``; what dead processes left goes.
+
+    The name carries host and process, so that two runs that write the same output, whatever that is good for,
+    never mix. What a process of this host left that lives no more is removed, and what one of another host
+    has not touched for `_ABANDONED` seconds.
+    """
+    host = socket.gethostname().split(".")[0]
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
+        found = re.fullmatch(r"\.([^.]+)\.(\d+)\.part", path.name[1 + len(final.name) :])
+        if found is not None and _is_abandoned(path, found[1] == host, int(found[2])):
+            with suppress(OSError):  # another run may be removing it, too
+                path.unlink()
+    return final.with_name(f".{final.name}.{host}.{os.getpid()}.part")
+
+
+def _is_abandoned(path: Path, is_ours: bool, process: int) -> bool:
+    try:
+        if not is_ours:
+            return time.time() - path.stat().st_mtime > _ABANDONED
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # alive but another user's, or the file has gone
+        return False
+    return False
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from malax.comm import Comm, on_root
 from malax.errors import MachineError, MalaxError
-from malax.io.files import check_output
+from malax.io.files import check_output, temporary_beside
 
 Plan = TypeVar("Plan")
 Pieces = Iterator[tuple[int, "bytes | memoryview"]]
@@ -67,7 +67,7 @@ def write_together(
 
 def _checked(final: Path, overwrite: bool) -> Path:
     check_output(final, overwrite)
-    return final.with_name(f".{final.name}.{os.getpid()}.part")
+    return temporary_beside(final)
 
 
 def _translated(final: Path, action: Callable[[], Plan]) -> Plan:
