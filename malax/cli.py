@@ -151,6 +151,9 @@ def predict(
     preview: args.Preview = False,
     table: args.TableFiles = None,
     max_time: args.MaxTime = None,
+    dry_run: args.DryRun = False,
+    ranks: args.Ranks = None,
+    no_fit_check: args.NoFitCheck = False,
     json_only: args.Json = False,
     overwrite: args.Overwrite = False,
 ) -> None:
@@ -185,6 +188,9 @@ def predict(
         preview=preview,
         tables=tuple(table or ()),
         max_time=None if max_time is None else seconds(max_time),
+        dry_run=dry_run,
+        ranks=ranks,
+        fit_check=not no_fit_check,
         json_only=json_only,
         overwrite=overwrite,
     )

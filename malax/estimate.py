@@ -218,6 +218,12 @@ def _planes(grid: Grid, rounds: int, ranks: int) -> int:
     return -(-grid.shape[0] // rounds // ranks)
 
 
+def plane_share(grid: Grid, ranks: int) -> float:
+    """The largest part of a grid's planes that one rank has: 1 / ranks, but no less than a plane a round."""
+    rounds = rounds_for(grid.shape[0], ranks)
+    return rounds * _planes(grid, rounds, ranks) / grid.shape[0]
+
+
 def _to_columns(grid: Grid, rounds: int, waves: Sphere, ranks: int) -> float:
     """Planes sent and columns received of one transform, with a block of spectra."""
     _, ny, nz = grid.shape
@@ -264,7 +270,7 @@ def exchanged(emulator: Emulator, job: Job) -> float:
 
 
 def fitting_ranks(emulator: Emulator, job: Job, per_node: int, available: float) -> int | None:
-    """The fewest ranks, ``per_node`` to a node with ``available`` bytes, that can do a job; None: none can."""
+    """The fewest ranks, ``per_node`` to a node with ``available`` bytes, that can do it; None: no number."""
     nodes = 1
     while nodes <= 1 << 20:
         if per_node * peak(emulator, replace(job, ranks=per_node * nodes, atoms=None)) <= available:
@@ -273,7 +279,9 @@ def fitting_ranks(emulator: Emulator, job: Job, per_node: int, available: float)
     return None
 
 
-def fitting_grid(emulator: Emulator, job: Job, per_node: int, available: float) -> tuple[int, int, int] | None:
+def fitting_grid(
+    emulator: Emulator, job: Job, per_node: int, available: float
+) -> tuple[int, int, int] | None:
     """The finest coarser grid of the same shape that fits; None: not even one of a tenth of the points."""
     for step in range(1, 60):
         shape = tuple(max(1, fft_friendly(int(n * 0.98**step))) for n in job.grid.shape)

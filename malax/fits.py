@@ -1,4 +1,4 @@
-"""Whether what a prediction needs is there: memory on every node, room on the disk. Asked before it starts."""
+"""Whether a prediction can be done here, asked before it starts: memory of every node, room on the disk."""
 
 from __future__ import annotations
 
@@ -54,11 +54,28 @@ def nodes(comm: Comm, available: int | None = None, addresses: int | None = None
     return found
 
 
-def check_memory(emulator: Emulator, job: Job, label: str, there: Sequence[Node]) -> None:
-    """InputError if a node has less memory than its ranks of a job need."""
+_WHOLE = {"xsf": 2 * estimate.REAL, "qe-save": 2 * estimate.REAL + 2 * estimate.COMPLEX}
+"""Bytes per point of the whole grid that rank 0 needs for files that it writes alone: the density and a copy
+of it, plane waves."""
+
+
+def gathered_bytes(job: Job, names: Collection[str]) -> float:
+    """Bytes that rank 0 needs to write these files (see `file_sizes`)."""
+    return job.grid.n_points * float(max((_WHOLE.get(name, 0) for name in names), default=0))
+
+
+def check_memory(
+    emulator: Emulator, job: Job, label: str, there: Sequence[Node], gathered: float = 0.0
+) -> None:
+    """InputError if a node has less memory than its ranks of a job need.
+
+    Rank 0, on the first node, needs ``gathered`` bytes besides its density when the others are finished.
+    """
     needed = estimate.peak(emulator, job)
-    for node in there:
-        if node.available is None or node.ranks * needed <= node.available:
+    own = estimate.REAL * estimate.share(job, emulator.info.descriptor.cutoff).points
+    for i, node in enumerate(there):
+        total = node.ranks * needed + (max(0.0, gathered + own - needed) if i == 0 else 0.0)
+        if node.available is None or total <= node.available:
             continue
         each = f"{gigabytes(needed)} per rank" if node.ranks > 1 else "one rank"
         ranks = estimate.fitting_ranks(emulator, job, node.ranks, node.available)
@@ -67,7 +84,7 @@ def check_memory(emulator: Emulator, job: Job, label: str, there: Sequence[Node]
         ways += [] if grid is None else [f"--grid {' '.join(map(str, grid))}"]
         raise InputError(
             f"{label} on the grid {' x '.join(map(str, job.grid.shape))} needs "
-            f"{gigabytes(node.ranks * needed)} of memory on a node ({each}), {gigabytes(node.available)} are "
+            f"{gigabytes(total)} of memory on a node ({each}), {gigabytes(node.available)} are "
             f"available; {' or '.join(ways) + ' would fit' if ways else 'no number of ranks would do'} "
             f"({OVERRIDE} starts it all the same)"
         )
@@ -75,10 +92,16 @@ def check_memory(emulator: Emulator, job: Job, label: str, there: Sequence[Node]
 
 def check_disk(sizes: Mapping[Path, float], free: int | None = None) -> None:
     """InputError if files of these sizes do not fit where they are to be; ``free`` bytes stand for what the
-    disk says."""
+    disk says. Of files that are there already the largest counts: they are replaced one after the other."""
     folders: dict[Path, float] = {}
+    replaced: dict[Path, float] = {}
     for path, size in sizes.items():
-        folders[path.parent] = folders.get(path.parent, 0.0) + size
+        if path.exists():
+            replaced[path.parent] = max(size, replaced.get(path.parent, 0.0))
+        else:
+            folders[path.parent] = folders.get(path.parent, 0.0) + size
+    for folder, size in replaced.items():
+        folders[folder] = folders.get(folder, 0.0) + size
     for folder, needed in folders.items():
         if not folder.is_dir():
             continue  # refused with its own words

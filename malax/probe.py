@@ -1,7 +1,8 @@
 """What a prediction costs on this machine, measured in a few seconds on pieces of the very thing.
 
-Tiles of the structure are predicted as in the run, with its threads, on all ranks at the same time (they share
-a memory bus). Hartree, XC and Ewald are done for a small cell with as many atoms and grid points per volume.
+Tiles of the structure are predicted as in the run, with its threads, on all ranks at the same time (they
+share a memory bus). Hartree, XC and Ewald are done for a small cell with as many atoms and grid points per
+volume.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +22,10 @@ from malax.checks import check_atoms
 from malax.comm import Comm, SerialComm
 from malax.emulator import Emulator
 from malax.energies.core import form_factor
+from malax.energies.functionals import find_functional
 from malax.energies.slab_ewald import ewald_energy_of
 from malax.energies.slab_factors import structure_factors
 from malax.energies.slab_terms import Part, coefficients_of, exchange_correlation, hartree
-from malax.energies.functionals import find_functional
 from malax.energies.sphere import cutoff_g2, refined_grid
 from malax.ensemble import members_of
 from malax.errors import InputError
@@ -40,6 +42,7 @@ _SIDE = 54
 """Grid points along an axis of the cell on which the energies are timed."""
 
 _LAMMPS_SIDE = 12
+_MANY_ATOMS = 8000
 _MOST_TILES = 12
 
 DISK = 5e8
@@ -98,32 +101,30 @@ def measure(
     """
     comm = comm or SerialComm()
     assert job.atoms is not None  # a sample, if not the structure
-    comm.barrier()
-    start = time.perf_counter()
     check_atoms(job.atoms, emulator.info.elements)
+    comm.barrier()
     # LAMMPS does whole grids with all ranks: it is timed on a small one, and the rest with our features
     chain = Chain(emulator, job.atoms, SerialComm(), "native", Clock())
-    setup = (time.perf_counter() - start) / len(job.atoms)
     weights = np.ones((len(temperatures) * N_NODES, emulator.network.n_energies))
     grid = _countable(job.grid)
-    coarse, dos, _, _ = _tiles(chain, coarse_grid(grid), weights[:0], seconds / 3)
-    main, _, cost_per_point, samples = _tiles(chain, grid, weights, seconds)
+    coarse = _tiles(chain, coarse_grid(grid), weights[:0], seconds / 3)
+    main = _tiles(chain, grid, weights, seconds)
     if job.backend == "lammps":
-        each = _lammps(emulator, job.atoms, grid) / cost_per_point
-        main["descriptors"] = coarse["descriptors"] = each
+        each = _lammps(emulator, job.atoms, grid) / main.cost_per_point
+        main.rates["descriptors"] = coarse.rates["descriptors"] = each
     fields, core, points = _fields(emulator, job)
     mine = Rates(
-        main=main,
-        coarse=coarse,
+        main=main.rates,
+        coarse=coarse.rates,
         fields=fields,
         core=core,
         points=points,
         ewald=_ewald(emulator, job),
-        setup=setup,
+        setup=_setup(emulator, job.atoms),
         text=_text(),
-        exact=_needs_exact(emulator, job, dos, temperatures),
-        cost_per_point=cost_per_point,
-        samples=samples,
+        exact=_needs_exact(emulator, job, coarse.dos, temperatures),
+        cost_per_point=main.cost_per_point,
+        samples=main.tiles,
     )
     return _slowest(mine, comm)
 
@@ -135,38 +136,46 @@ def _countable(grid: Grid) -> Grid:
     return grid
 
 
-def _tiles(
-    chain: Chain, grid: Grid, weights: np.ndarray, seconds: float
-) -> tuple[dict[str, float], np.ndarray, float, int]:
-    """Seconds per stage and unit of cost; the DOS (k, E) as these tiles have it; cost per point; tiles done."""
+class Sampled(NamedTuple):
+    """What some tiles of a grid say.
+
+    rates : per stage, seconds per unit of `malax.tiles.tile_costs`
+    dos : (k, E) of the members, as if all points were like these
+    cost_per_point : mean over the whole grid
+    tiles : how many were timed
+    """
+
+    rates: dict[str, float]
+    dos: np.ndarray
+    cost_per_point: float
+    tiles: int
+
+
+def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float) -> Sampled:
+    """Reduce tiles from all over the grid until ``seconds`` are over; the first warms up."""
     tiles = Tiles.of(grid)
     n = len(tiles)
     costs = tile_costs(tiles, grid, chain.atoms, chain.emulator.info.descriptor.cutoff)
-    spent, cost, points, dos, done, begin = dict.fromkeys(STAGES, 0.0), 0.0, 0, 0.0, -1, time.perf_counter()
-    # the golden ratio goes everywhere without a period
-    order = dict.fromkeys(int(n * ((0.5 + i * 0.6180339887498949) % 1.0)) for i in range(4 * _MOST_TILES))
-    for share in [next(iter(order)), *order]:
+    # multiples of the golden ratio: everywhere, without a period
+    picks = [int(n * ((0.5 + i * 0.6180339887498949) % 1.0)) for i in range(4 * _MOST_TILES)]
+    cuts = tiles.cuts(n, costs)  # of as many ranks as there are tiles: about one tile each
+    chosen = [rank for rank in dict.fromkeys(picks) if cuts[rank + 1] > cuts[rank]][:_MOST_TILES]
+    spent, cost, points, done = dict.fromkeys(STAGES, 0.0), 0.0, 0, 0
+    dos = np.zeros((len(members_of(chain.emulator.network)), weights.shape[1]))
+    begin = 0.0
+    for i, rank in enumerate([chosen[0], *chosen]):
         clock = Clock()
-        comm = Alone(share, n)
-        owned = tiles.owned(comm, costs)
-        if len(owned) == 0:
-            continue
-        found = replace(chain, comm=comm, clock=clock).reduce(grid, weights)
-        done += 1
-        if done == 0:  # the first has memory to get and libraries to warm
+        found = replace(chain, comm=Alone(rank, n), clock=clock).reduce(grid, weights)
+        if i == 0:
             begin = time.perf_counter()
             continue
-        for stage in STAGES:
-            spent[stage] += clock.seconds.get(stage, 0.0)
-        cost += float(costs[owned.start : owned.stop].sum())
-        points += found.part[1] - found.part[0]
-        dos = dos + found.member_dos
-        if done >= _MOST_TILES or (done >= 2 and time.perf_counter() - begin > seconds):
+        spent = {stage: spent[stage] + clock.seconds.get(stage, 0.0) for stage in STAGES}
+        cost += float(costs[cuts[rank] : cuts[rank + 1]].sum())
+        points, done, dos = points + found.part[1] - found.part[0], i, dos + found.member_dos
+        if done >= 2 and time.perf_counter() - begin > seconds:
             break
-    if cost == 0:  # nothing but the first
-        raise InputError("no tile of the grid could be timed")
     rates = {stage: value / cost for stage, value in spent.items()}
-    return rates, np.asarray(dos) * (grid.n_points / points), float(costs.sum()) / grid.n_points, done
+    return Sampled(rates, dos * (grid.n_points / points), float(costs.sum()) / grid.n_points, done)
 
 
 def _needs_exact(emulator: Emulator, job: Job, dos: np.ndarray, temperatures: list[float]) -> bool:
@@ -175,9 +184,7 @@ def _needs_exact(emulator: Emulator, job: Job, dos: np.ndarray, temperatures: li
         return False
     info = emulator.info
     n_electrons = float(sum(info.valence[symbol] for symbol in job.atoms.get_chemical_symbols()))
-    physics = Physics(
-        emulator.energy_grid, n_electrons, info.broadening_variance, info.sigma is not None
-    )
+    physics = Physics(emulator.energy_grid, n_electrons, info.broadening_variance, info.sigma is not None)
     nothing = np.empty((0, 1, N_NODES))
     try:
         for kelvin in temperatures:
@@ -244,6 +251,15 @@ def _ewald(emulator: Emulator, job: Job) -> float:
     return _best(lambda: ewald_energy_of(atoms, charges, SerialComm(), cutoff, method)) / len(atoms)
 
 
+def _setup(emulator: Emulator, atoms: Atoms) -> float:
+    """Seconds per atom of checking and sorting, of a supercell if the atoms are few."""
+    many = atoms.repeat(math.ceil((_MANY_ATOMS / len(atoms)) ** (1 / 3)))
+    start = time.perf_counter()
+    check_atoms(many, emulator.info.elements)
+    emulator.info.descriptor.prepared(many)
+    return (time.perf_counter() - start) / len(many)
+
+
 def _lammps(emulator: Emulator, atoms: Atoms, grid: Grid) -> float:
     """Seconds per point: LAMMPS does whole grids, and a smaller one costs the same per point."""
     small = Grid(grid.cell, tuple(min(n, _LAMMPS_SIDE) for n in grid.shape))  # type: ignore[arg-type]
@@ -270,15 +286,11 @@ def _best(function: Callable[[], object]) -> float:
 def _slowest(mine: Rates, comm: Comm) -> Rates:
     """The largest of each time over the ranks; collective."""
     every = comm.bcast(comm.gather(mine))
-    slowest = {
-        name: max(getattr(one, name) for one in every)
-        for name in ("fields", "core", "ewald", "setup", "text", "exact")
-    }
-    stages = {
-        name: {stage: max(getattr(one, name)[stage] for one in every) for stage in STAGES}
-        for name in ("main", "coarse")
-    }
-    return replace(mine, **slowest, **stages)
+    names = ("fields", "core", "ewald", "setup", "text", "exact")
+    slowest: dict[str, Any] = {name: max(getattr(one, name) for one in every) for name in names}
+    for name in ("main", "coarse"):
+        slowest[name] = {stage: max(getattr(one, name)[stage] for one in every) for stage in STAGES}
+    return replace(mine, **slowest)
 
 
 def times(emulator: Emulator, job: Job, rates: Rates, sizes: dict[str, float]) -> dict[str, float]:
@@ -296,10 +308,11 @@ def times(emulator: Emulator, job: Job, rates: Rates, sizes: dict[str, float]) -
         found["exact pass"] = own * sum(rates.main.values())
     members = len(members_of(emulator.network))
     densities = job.n_temperatures * (1 + (members if members > 1 else 0))
-    dense = estimate.density_sphere(emulator, job)[0].n_points
-    growth = dense / rates.points * math.log(dense) / math.log(rates.points)
-    one = (growth * (rates.fields + rates.core) + job.n_atoms * rates.ewald) / job.ranks
-    found["energies"] = densities * one
+    dense = estimate.density_sphere(emulator, job)[0]
+    points = dense.n_points
+    growth = points / rates.points * math.log(points) / math.log(rates.points)
+    one = growth * (rates.fields + rates.core) * estimate.plane_share(dense, job.ranks)
+    found["energies"] = densities * (one + job.n_atoms * rates.ewald / job.ranks)
     found["set-up"] = rates.setup * job.n_atoms
     total = sum(found.values())
     text = rates.text * job.grid.n_points / job.ranks * ("cube" in sizes) * job.n_temperatures

@@ -97,6 +97,17 @@ MaxTime = Annotated[
     str | None,
     typer.Option(metavar="[D-]H:M:S", help="Save and end after this time; the same command goes on."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what memory, time and disk it takes; compute and write nothing."),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(metavar="P", min=1, help="With --dry-run: of how many ranks. Default: those here."),
+]
+NoFitCheck = Annotated[
+    bool, typer.Option("--no-fit-check", help="Start even if memory or disk seem too small for it.")
+]
 
 _LISTS = {
     "--temperature": float,
