@@ -1,4 +1,4 @@
-"""What this machine needs per grid point, stage by stage, and a simple cost model from it."""
+"""What this machine needs per grid point, stage by stage; a structure of any size for `malax.probe`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from malax import kernels, library
 from malax.emulator import Emulator
 from malax.energies import hartree_energy, total_free_energy
 from malax.errors import MissingPeerError
+from malax.estimate import Job
 from malax.grid import Grid
 
 _TRIAL_SECONDS = 1.0
 _ROWS = 4096
+_SAMPLE_CELLS = 4
 
 
 @dataclass(frozen=True)
@@ -98,35 +100,21 @@ def _energies(emulator: Emulator, atoms: Atoms, grid: Grid) -> float:
     return _microseconds(compute, grid.n_points)
 
 
-def sample(emulator: Emulator) -> Atoms:
-    """32 or so rattled fcc atoms of the model's first element at its mean training volume."""
+def sample(emulator: Emulator, cells: int = 2) -> Atoms:
+    """Rattled fcc atoms of the model's first element at its mean training volume: ``cells``^3 cubes of 4."""
     volume = float(np.mean(emulator.info.training_volumes))
-    atoms = bulk(emulator.info.elements[0], "fcc", a=(4 * volume) ** (1 / 3), cubic=True).repeat(2)
+    atoms = bulk(emulator.info.elements[0], "fcc", a=(4 * volume) ** (1 / 3), cubic=True).repeat(cells)
     atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)
     return atoms
 
 
-def estimate(costs: Costs, n_atoms: int, ranks: int) -> dict[str, float]:
-    """Seconds for ``n_atoms`` on ``ranks`` processes like this one, and the memory of each in GB.
-
-    All of it is taken to scale perfectly; docs/mpi.md says what the memory is made of.
-    """
-    points = n_atoms * costs.points_per_atom
-    streaming = 1e-6 * costs.total * points / ranks
-    energies = 1e-6 * costs.energies * points / ranks
-    return {
-        "atoms": n_atoms,
-        "ranks": ranks,
-        "points": points,
-        "streaming_seconds": streaming,
-        "energies_seconds": energies,
-        "seconds": streaming + energies,
-        "rank_gigabytes": _START_GIGABYTES + 1e-9 * _BYTES_PER_POINT * points / ranks,
-    }
-
-
-_START_GIGABYTES, _BYTES_PER_POINT = 0.45, 72.0
-"""What a rank needs for Python, torch and blocks of work, and per grid point of its part, as measured."""
+def jobs(emulator: Emulator, n_atoms: int, ranks: int) -> tuple[Job, Job]:
+    """``n_atoms`` of the model's first element in a cube on ``ranks``, and a sample of them to be timed."""
+    atoms = sample(emulator, _SAMPLE_CELLS)
+    spacing = emulator.info.grid_spacing
+    side = (n_atoms * atoms.get_volume() / len(atoms)) ** (1 / 3)
+    timed = Job.of(atoms, Grid.from_spacing(atoms.cell.array, spacing))
+    return Job(n_atoms, timed.elements, Grid.from_spacing(side * np.eye(3), spacing), ranks), timed
 
 
 def _microseconds(function: Callable[[], Any], points: int) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from malax import comm as communication
-from malax.commands.arguments import spread
+from malax.commands import arguments as args
 from malax.commands.console import Console
 from malax.errors import MachineError, MalaxError
 from malax.version import VERSION
@@ -26,12 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Descriptors = Annotated[
-    str, typer.Option("--descriptors", metavar="native|lammps", help="Who computes descriptors.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -48,8 +42,8 @@ def _top(
 @app.command(short_help="The shipped model against DFT: does it work here?")
 def demo(
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where plots and cube go.")] = None,
-    json_only: Json = False,
-    overwrite: Overwrite = False,
+    json_only: args.Json = False,
+    overwrite: args.Overwrite = False,
 ) -> None:
     """Run the shipped aluminium model against DFT, then on a larger cell."""
     from malax.commands import demo as command
@@ -59,32 +53,15 @@ def demo(
 
 @app.command(short_help="Make snapshots, by a recipe or from QE runs.")
 def generate(
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The recipe.")] = None,
-    runs: Annotated[
-        list[Path] | None, typer.Option("--from", metavar="DIR...", help="Finished QE runs.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="OUT", help="A file, or a folder for several runs."),
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(metavar="EV", help="With --from: width of the LDOS kernel.")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --from: keep every N-th point of the LDOS.")
-    ] = None,
-    energies: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(metavar="LOW HIGH STEP", help="With --from: energies of the LDOS in eV."),
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME...", help="Of the recipe these structures.")
-    ] = None,
-    jobs: Annotated[
-        str | None,
-        typer.Option("--jobs", metavar="slurm|pbs", help="Write a job array instead of running anything."),
-    ] = None,
-    overwrite: Overwrite = False,
+    config: args.Recipe = None,
+    runs: args.Runs = None,
+    output: args.Snapshots = None,
+    sigma: args.Sigma = None,
+    stride: args.Stride = None,
+    energies: args.Energies = None,
+    only: args.Only = None,
+    jobs: args.Jobs = None,
+    overwrite: args.Overwrite = False,
 ) -> None:
     """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
     from malax.commands import generate as command
@@ -97,12 +74,9 @@ def generate(
 def train(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
-    ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print every key of the configuration.")] = False,
-    overwrite: Overwrite = False,
+    settings: args.Set = None,
+    schema: args.Schema = False,
+    overwrite: args.Overwrite = False,
 ) -> None:
     """Train a model from a configuration file."""
     from malax.commands import train as command
@@ -117,14 +91,11 @@ def train(
 @app.command(short_help="Search for better settings of a training.")
 def tune(
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
-    ] = None,
+    settings: args.Set = None,
     workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Trainings at a time.")] = 1,
-    schema: Annotated[bool, typer.Option("--schema", help="Print every key of the configuration.")] = False,
-    json_only: Json = False,
-    overwrite: Overwrite = False,
+    schema: args.Schema = False,
+    json_only: args.Json = False,
+    overwrite: args.Overwrite = False,
     is_worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
     """Search over network, descriptor and optimiser; run again to go on."""
@@ -143,9 +114,9 @@ def evaluate(
     plots: Annotated[
         Path | None, typer.Option("--plots", metavar="DIR", help="Write PNG plots here.")
     ] = None,
-    json_only: Json = False,
-    descriptors: Descriptors = "native",
-    overwrite: Overwrite = False,
+    json_only: args.Json = False,
+    descriptors: args.Descriptors = "native",
+    overwrite: args.Overwrite = False,
 ) -> None:
     """Compare a model with DFT, term by term, beside the floor and two baselines."""
     from malax.commands import evaluate as command
@@ -156,74 +127,40 @@ def evaluate(
 @app.command(short_help="Free energy, density and DOS of structures.")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL")],
-    structures: Annotated[list[Path], typer.Argument(metavar="STRUCTURE", help="Any file that ASE reads.")],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT.h5", help="Write the result (several: OUT_0000.h5, ...)."
-        ),
-    ] = None,
-    index: Annotated[str, typer.Option(help="Images of a trajectory, e.g. ::10. Default: the last.")] = "-1",
-    species: Annotated[
-        str | None, typer.Option(metavar="Al,Be", help="Elements of LAMMPS types 1, 2, ...")
-    ] = None,
-    format: Annotated[str | None, typer.Option(metavar="F", help="ASE's name of the file format.")] = None,
-    temperature: Annotated[
-        list[float] | None,
-        typer.Option(metavar="K ...", help="Electronic temperatures. Default: the lowest of the training."),
-    ] = None,
-    grid: Annotated[
-        tuple[int, int, int] | None, typer.Option(metavar="NX NY NZ", help="Grid points.")
-    ] = None,
-    spacing: Annotated[float | None, typer.Option(metavar="A", help="Largest grid spacing.")] = None,
-    repeat: Annotated[
-        tuple[int, int, int] | None, typer.Option(metavar="A B C", help="Repeat the cell first.")
-    ] = None,
-    descriptors: Descriptors = "native",
-    cube: Annotated[
-        bool, typer.Option("--cube", help="Write the density beside OUT.h5 as OUT.cube.")
-    ] = False,
-    ldos: Annotated[bool, typer.Option("--ldos", help="Write the whole LDOS into OUT.h5, too.")] = False,
-    xsf: Annotated[bool, typer.Option("--xsf", help="Write the density as OUT.xsf.")] = False,
-    dos: Annotated[bool, typer.Option("--dos", help="Write the DOS as OUT.dos, as dos.x does.")] = False,
-    extxyz: Annotated[
-        bool, typer.Option("--extxyz", help="Write structure and energies as OUT.xyz.")
-    ] = False,
-    qe_save: Annotated[
-        Path | None, typer.Option("--qe-save", metavar="DIR", help="Write pw.x's save folder and inputs.")
-    ] = None,
-    pseudo: Annotated[
-        list[str] | None, typer.Option("--pseudo", metavar="Al=PATH", help="With --qe-save: a UPF file.")
-    ] = None,
-    kpoints: Annotated[
-        tuple[int, int, int] | None, typer.Option(metavar="N N N", help="With --qe-save: mesh of k-points.")
-    ] = None,
-    ecutwfc: Annotated[
-        float | None, typer.Option(metavar="RY", help="With --qe-save. Default: ecutrho / 4.")
-    ] = None,
-    bands: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="With --qe-save: bands of nscf.in and bands.in.")
-    ] = None,
-    qe_hdf5: Annotated[
-        bool, typer.Option("--qe-hdf5", help="With --qe-save: for a pw.x built with HDF5.")
-    ] = False,
-    preview: Annotated[
-        bool, typer.Option("--preview", help="Write a coarse density beside OUT.h5 as OUT.preview.cube.")
-    ] = False,
-    table: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="T.csv T.xyz", help="A row per result, added as they finish; goes on if killed."
-        ),
-    ] = None,
-    max_time: Annotated[
-        str | None,
-        typer.Option(metavar="[D-]H:M:S", help="Save and end after this time; the same command goes on."),
-    ] = None,
-    json_only: Json = False,
-    overwrite: Overwrite = False,
+    structures: args.Structures,
+    output: args.Output = None,
+    index: args.Index = "-1",
+    species: args.Species = None,
+    format: args.Format = None,
+    temperature: args.Temperature = None,
+    grid: args.GridPoints = None,
+    spacing: args.Spacing = None,
+    repeat: args.Repeat = None,
+    descriptors: args.Descriptors = "native",
+    cube: args.Cube = False,
+    ldos: args.Ldos = False,
+    xsf: args.Xsf = False,
+    dos: args.Dos = False,
+    extxyz: args.Extxyz = False,
+    qe_save: args.QeSave = None,
+    pseudo: args.Pseudo = None,
+    kpoints: args.Kpoints = None,
+    ecutwfc: args.Ecutwfc = None,
+    bands: args.Bands = None,
+    qe_hdf5: args.QeHdf5 = False,
+    preview: args.Preview = False,
+    table: args.TableFiles = None,
+    max_time: args.MaxTime = None,
+    dry_run: args.DryRun = False,
+    ranks: args.Ranks = None,
+    no_fit_check: args.NoFitCheck = False,
+    json_only: args.Json = False,
+    overwrite: args.Overwrite = False,
 ) -> None:
-    """Predict free energy, density and density of states of structures."""
+    """Predict free energy, density and density of states of structures.
+
+    Several models before the structures make an ensemble: its predictions carry error bars.
+    """
     from malax.commands.predict import PredictOptions, seconds
     from malax.commands.predict import predict as command
 
@@ -251,6 +188,9 @@ def predict(
         preview=preview,
         tables=tuple(table or ()),
         max_time=None if max_time is None else seconds(max_time),
+        dry_run=dry_run,
+        ranks=ranks,
+        fit_check=not no_fit_check,
         json_only=json_only,
         overwrite=overwrite,
     )
@@ -258,7 +198,7 @@ def predict(
 
 
 @app.command(short_help="What a model, snapshot or result holds.")
-def info(file: Annotated[Path, typer.Argument(metavar="FILE")], json_only: Json = False) -> None:
+def info(file: Annotated[Path, typer.Argument(metavar="FILE")], json_only: args.Json = False) -> None:
     """Say what a model, snapshot or result holds."""
     from malax.commands import info as command
 
@@ -268,7 +208,7 @@ def info(file: Annotated[Path, typer.Argument(metavar="FILE")], json_only: Json 
 
 @app.command(short_help="This machine's cost per grid point.")
 def bench(
-    json_only: Json = False,
+    json_only: args.Json = False,
     atoms: Annotated[int, typer.Option(metavar="N", help="Atoms of the estimate.", min=1)] = 100_000,
     ranks: Annotated[int, typer.Option(metavar="P", help="Ranks of the estimate.", min=1)] = 128,
     model: Annotated[Path | None, typer.Option(metavar="MODEL", help="Default: the shipped one.")] = None,
@@ -284,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point. Exit code 0: done; 2: the user's mistake; 1: the machine's or malax's."""
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        code = app(spread(given), standalone_mode=False, prog_name="malax")
+        code = app(args.spread(given), standalone_mode=False, prog_name="malax")
     except MachineError as error:
         # not through the interpreter's teardown: HDF5 crashes there on a file that the disk could not take
         _fail(str(error), error.exit_code, leave=os._exit)

@@ -234,9 +234,14 @@ class Transform:
         )
 
     def _some_planes(self, n: int) -> Iterator[slice]:
-        step = max(_PLANES, _BLOCK // (self.shape[1] * self.shape[2]))
+        step = block_planes(self.shape)
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
+
+
+def block_planes(shape: tuple[int, int, int]) -> int:
+    """Planes of a grid that are transformed at a time."""
+    return max(_PLANES, _BLOCK // (shape[1] * shape[2]))
 
 
 def rounds_for(nx: int, size: int) -> int:

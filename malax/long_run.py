@@ -27,7 +27,7 @@ INTERVAL = 300.0
 """Seconds between savings: what a kill without warning costs at most."""
 
 _BLOCK = 1 << 26
-_LDOS_ROWS = 1 << 16
+LDOS_ROWS = 1 << 16
 """Rows of an LDOS in a file that may stay in memory, roughly."""
 
 
@@ -166,7 +166,7 @@ class TileStore:
 
     def keep(self, tiles: int, rows: int, values: np.ndarray, sums: PairwiseSum) -> bool:
         """After each tile: save now and then. True if the run is to end."""
-        if self._ldos is not None and rows // _LDOS_ROWS != self._rows // _LDOS_ROWS:
+        if self._ldos is not None and rows // LDOS_ROWS != self._rows // LDOS_ROWS:
             # written pages are the file's, they need not stay in this process
             self._ldos._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
         self._tiles, self._rows = tiles, rows

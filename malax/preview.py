@@ -27,11 +27,10 @@ def preview(result: Result, points: int = POINTS) -> Result:
     """
     if points < 2:
         raise InputError(f"a preview needs at least 2 points along an axis, got {points}")
-    longest = max(result.grid.shape)
-    if longest <= points:
+    if max(result.grid.shape) <= points:
         return result
-    nx, ny, nz = (min(n, max(_FEWEST, round(n * points / longest))) for n in result.grid.shape)
-    coarse = Grid(result.grid.cell, (nx, ny, nz))
+    coarse = Grid(result.grid.cell, preview_shape(result.grid.shape, points))
+    _, ny, nz = coarse.shape
     comm = result.comm
     waves = sphere_waves(coarse, None, comm)
     coefficients = coefficients_of(Part.of(result.density, result.grid, comm), waves)
@@ -41,3 +40,12 @@ def preview(result: Result, points: int = POINTS) -> Result:
     start = transform.planes.start * ny * nz
     part = (start, start + len(density))
     return dataclasses.replace(result, grid=coarse, density=density, ldos=None, part=part, spread=None)
+
+
+def preview_shape(shape: tuple[int, int, int], points: int = POINTS) -> tuple[int, int, int]:
+    """The grid of a preview of a density on ``shape``."""
+    longest = max(shape)
+    if longest <= points:
+        return shape
+    nx, ny, nz = (min(n, max(_FEWEST, round(n * points / longest))) for n in shape)
+    return nx, ny, nz

@@ -37,15 +37,20 @@ class Tiles:
 
     def owned(self, comm: Comm, costs: np.ndarray | None = None) -> range:
         """This rank's tiles: a contiguous run, so that the ranks' costs (one per tile) are about equal."""
+        cuts = self.cuts(comm.size, costs)
+        return range(int(cuts[comm.rank]), int(cuts[comm.rank + 1]))
+
+    def cuts(self, ranks: int, costs: np.ndarray | None = None) -> np.ndarray:
+        """Where the tiles of each of ``ranks`` begin, and where the last one's end: (ranks + 1,) integers."""
         n = len(self)
         if costs is None:
-            return range(n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size)
+            return n * np.arange(ranks + 1) // ranks
         ends = np.cumsum(costs)
         # the tile whose middle is nearest to an equal share begins the next rank
-        shares = ends[-1] * np.arange(comm.size + 1) / comm.size
+        shares = ends[-1] * np.arange(ranks + 1) / ranks
         cuts = np.searchsorted(ends - costs / 2, shares * (1 + 1e-12))
         cuts[0], cuts[-1] = 0, n
-        return range(int(cuts[comm.rank]), int(cuts[comm.rank + 1]))
+        return cuts
 
     def points(self, tiles: range) -> tuple[int, int]:
         """Flat range of the points of contiguous tiles."""

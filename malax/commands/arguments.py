@@ -1,8 +1,113 @@
-"""Options that take several values after one name, which typer does not know."""
+"""The options of the commands, and those that take several values after one name, which typer cannot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# every command
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Descriptors = Annotated[
+    str, typer.Option("--descriptors", metavar="native|lammps", help="Who computes descriptors.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the configuration."),
+]
+Schema = Annotated[bool, typer.Option("--schema", help="Print every key of the configuration.")]
+
+# malax generate
+
+Recipe = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="The recipe.")]
+Runs = Annotated[list[Path] | None, typer.Option("--from", metavar="DIR...", help="Finished QE runs.")]
+Snapshots = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="OUT", help="A file, or a folder for several runs."),
+]
+Sigma = Annotated[float | None, typer.Option(metavar="EV", help="With --from: width of the LDOS kernel.")]
+Stride = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="With --from: keep every N-th point of the LDOS.")
+]
+Energies = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(metavar="LOW HIGH STEP", help="With --from: energies of the LDOS in eV."),
+]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="NAME...", help="Of the recipe these structures.")
+]
+Jobs = Annotated[
+    str | None,
+    typer.Option("--jobs", metavar="slurm|pbs", help="Write a job array instead of running anything."),
+]
+
+# malax predict
+
+Structures = Annotated[
+    list[Path],
+    typer.Argument(metavar="STRUCTURE", help="Any file that ASE reads; more models may come before."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="OUT.h5", help="Write the result (several: OUT_0000.h5, ...)."),
+]
+Index = Annotated[str, typer.Option(help="Images of a trajectory, e.g. ::10. Default: the last.")]
+Species = Annotated[str | None, typer.Option(metavar="Al,Be", help="Elements of LAMMPS types 1, 2, ...")]
+Format = Annotated[str | None, typer.Option(metavar="F", help="ASE's name of the file format.")]
+Temperature = Annotated[
+    list[float] | None,
+    typer.Option(metavar="K ...", help="Electronic temperatures. Default: the lowest of the training."),
+]
+GridPoints = Annotated[tuple[int, int, int] | None, typer.Option(metavar="NX NY NZ", help="Grid points.")]
+Spacing = Annotated[float | None, typer.Option(metavar="A", help="Largest grid spacing.")]
+Repeat = Annotated[tuple[int, int, int] | None, typer.Option(metavar="A B C", help="Repeat the cell first.")]
+Cube = Annotated[bool, typer.Option("--cube", help="Write the density beside OUT.h5 as OUT.cube.")]
+Ldos = Annotated[bool, typer.Option("--ldos", help="Write the whole LDOS into OUT.h5, too.")]
+Xsf = Annotated[bool, typer.Option("--xsf", help="Write the density as OUT.xsf.")]
+Dos = Annotated[bool, typer.Option("--dos", help="Write the DOS as OUT.dos, as dos.x does.")]
+Extxyz = Annotated[bool, typer.Option("--extxyz", help="Write structure and energies as OUT.xyz.")]
+QeSave = Annotated[
+    Path | None, typer.Option("--qe-save", metavar="DIR", help="Write pw.x's save folder and inputs.")
+]
+Pseudo = Annotated[
+    list[str] | None, typer.Option("--pseudo", metavar="Al=PATH", help="With --qe-save: a UPF file.")
+]
+Kpoints = Annotated[
+    tuple[int, int, int] | None, typer.Option(metavar="N N N", help="With --qe-save: mesh of k-points.")
+]
+Ecutwfc = Annotated[float | None, typer.Option(metavar="RY", help="With --qe-save. Default: ecutrho / 4.")]
+Bands = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="With --qe-save: bands of nscf.in and bands.in.")
+]
+QeHdf5 = Annotated[bool, typer.Option("--qe-hdf5", help="With --qe-save: for a pw.x built with HDF5.")]
+Preview = Annotated[
+    bool, typer.Option("--preview", help="Write a coarse density beside OUT.h5 as OUT.preview.cube.")
+]
+TableFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--table", metavar="T.csv T.xyz", help="A row per result, added as they finish; goes on if killed."
+    ),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option(metavar="[D-]H:M:S", help="Save and end after this time; the same command goes on."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what memory, time and disk it takes; compute and write nothing."),
+]
+Ranks = Annotated[
+    int | None,
+    typer.Option(metavar="P", min=1, help="With --dry-run: of how many ranks. Default: those here."),
+]
+NoFitCheck = Annotated[
+    bool, typer.Option("--no-fit-check", help="Start even if memory or disk seem too small for it.")
+]
 
 _LISTS = {
     "--temperature": float,

@@ -9,17 +9,21 @@ from malax.commands.console import Console
 
 if TYPE_CHECKING:
     from malax.bench_bispectrum import BispectrumCosts
+    from malax.emulator import Emulator
 
 
 def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> None:
     """Measure, print, and estimate ``n_atoms`` on ``ranks``."""
     from malax import bench as benchmark
-    from malax import bench_bispectrum, shipped
+    from malax import bench_bispectrum, machine, shipped
     from malax.emulator import Emulator
+    from malax.fits import gigabytes
 
+    begun = machine.seconds_since_start()
     emulator = Emulator.load(model or shipped.model())
+    start = machine.resident()
     costs = benchmark.measure(emulator)
-    estimate = benchmark.estimate(costs, n_atoms, ranks)
+    estimate = _estimate(emulator, n_atoms, ranks, start, begun)
     console.say(f"kernels  {_kernels(costs.kernels)}")
     console.say(f"system   {costs.system}, {costs.threads} threads")
     console.say()
@@ -36,14 +40,35 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
     console.table(["stage", "us per grid point"], rows)
     console.say()
     console.say(
-        f"{n_atoms} atoms ({costs.points_per_atom:.0f} points each) on {ranks} ranks like this process: "
-        f"about {_duration(estimate['seconds'])},"
+        f"{n_atoms} atoms ({estimate['points'] / n_atoms:.0f} points each) on {ranks} ranks like this "
+        f"process: about {_duration(estimate['seconds'])},"
     )
     console.say(
         f"of it {_duration(estimate['energies_seconds'])} for Hartree, XC and Ewald; "
-        f"{estimate['rank_gigabytes']:.1f} GB per rank"
+        f"{estimate['rank_gigabytes']:.1f} GB per rank; {gigabytes(estimate['output_bytes'])} of density"
     )
     console.finish({**costs.as_json(), "bispectrum": bispectrum.as_json(), "estimate": estimate})
+
+
+def _estimate(emulator: Emulator, n_atoms: int, ranks: int, start: int, begun: float) -> dict[str, Any]:
+    """What `malax predict --dry-run` says of such a structure: bytes, and seconds without the start."""
+    from malax import bench as benchmark
+    from malax import probe
+    from malax.commands.estimate import node_like_this, report
+
+    job, timed = benchmark.jobs(emulator, n_atoms, ranks)
+    rates = probe.measure(emulator, timed, [min(emulator.info.training_temperatures)])
+    found = report(emulator, job, rates, ["h5"], start, begun, [node_like_this(ranks)])
+    stages = found.pop("seconds")
+    return {
+        **found,
+        "atoms": n_atoms,
+        "stage_seconds": stages,
+        "streaming_seconds": stages["total"] - stages["energies"],
+        "energies_seconds": stages["energies"],
+        "seconds": stages["total"],
+        "rank_gigabytes": found["peak_bytes"] / 1e9,
+    }
 
 
 def _bispectrum(costs: BispectrumCosts, console: Console) -> None:

@@ -53,6 +53,9 @@ class PredictOptions:
     preview: bool = False
     tables: tuple[Path, ...] = ()
     max_time: float | None = None
+    dry_run: bool = False
+    ranks: int | None = None
+    fit_check: bool = True
     json_only: bool = False
     overwrite: bool = False
 
@@ -70,6 +73,10 @@ class Structure:
 
     label: str
     atoms: Atoms
+
+    @property
+    def formula(self) -> str:
+        return self.atoms.get_chemical_formula()
 
 
 def predict(model: Path, structures: Sequence[Path], options: PredictOptions) -> None:
@@ -97,10 +104,16 @@ def _predict_all(
     todo = on_root(comm, lambda: _read(structures, options))
     n_each = max(1, len(options.temperatures))
     outputs = on_root(comm, lambda: output_paths(options, len(todo) * n_each))
-    from malax.commands.series import Series, tiles_folder  # torch: only now
+    from malax.commands.estimate import check, dry_run  # torch: only now
+    from malax.commands.series import Series, tiles_folder
     from malax.long_run import LongRun
 
     emulator = on_root(comm, lambda: _load(models))
+    if options.dry_run:
+        dry_run(emulator, todo, options, comm, console)
+        return
+    if options.fit_check:
+        check(emulator, todo, outputs, options, comm)
     series = Series(options, todo, emulator, outputs, comm)
     objects: list[dict[str, Any]] = []
     for i, structure in enumerate(todo):
@@ -172,6 +185,8 @@ def seconds(text: str) -> float:
 def _check_options(options: PredictOptions) -> None:
     if options.grid is not None and options.spacing is not None:
         raise InputError("--grid and --spacing exclude each other; give one of them")
+    if options.ranks is not None and not options.dry_run:
+        raise InputError("--ranks goes with --dry-run; a run has the ranks that mpiexec -n starts")
     named = [*options.beside, *(["ldos"] if options.ldos else [])]
     if options.output is None and named:
         raise InputError(f"--{named[0]} needs -o OUT.h5, beside which it is written")

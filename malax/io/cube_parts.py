@@ -17,6 +17,11 @@ _DIGITS = 9
 _WIDTH = _DIGITS + 8
 
 
+def body_bytes(shape: tuple[int, int, int]) -> int:
+    """Size of the values of a cube file on a grid (nx, ny, nz)."""
+    return shape[0] * shape[1] * (_WIDTH * shape[2] + -(-shape[2] // 6))
+
+
 def write_cube_parts(
     comm: Comm,
     path: str | os.PathLike[str],

@@ -9,6 +9,7 @@ one ordinary file, no rank needs more memory than its part, and all use a parall
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,8 @@ def field_pieces(values: np.ndarray, start: int, n_points: int, places: np.ndarr
 
     ``values`` (n, ...) are those points; ``places`` of `allocate`.
     """
+    mapped = values._mmap if isinstance(values, np.memmap) else None  # type: ignore[attr-defined]
+    seen = 0
     values = np.ascontiguousarray(values)
     row, per_chunk = values[:1].nbytes, n_points // len(places)
     point, stop = start, start + len(values)
@@ -146,4 +149,8 @@ def field_pieces(values: np.ndarray, start: int, n_points: int, places: np.ndarr
         n = min(stop - point, per_chunk - within)
         part = values[point - start : point - start + n]
         yield int(places[chunk]) + within * row, part.reshape(-1).view(np.uint8).data
-        point += n
+        point, seen = point + n, seen + part.nbytes
+        if mapped is not None and seen > _BLOCK:
+            # what was written need not stay in this process: the pages are a file's
+            mapped.madvise(mmap.MADV_DONTNEED)
+            seen = 0
