@@ -173,7 +173,9 @@ MALAX_API int malax_ldos_moments_f32(int64_t n_points, int64_t n_energies, int64
 
 /* A network of dense layers: x <- activation(x W^T + b), layer after layer, from (x - mean) / scale of the inputs.
  * Layer l maps widths[l] values to widths[l + 1]: weights[l] (widths[l + 1], widths[l]), biases[l] (widths[l + 1]);
- * mean and scale (widths[0]). It copies the weights, packed for the ISA level of that moment, and is never changed. */
+ * mean and scale (widths[0]). It copies the weights, packed for the ISA level of that moment, and is never changed.
+ * With bfloat16 = 1 all layers but the first round weights and inputs to bfloat16 and sum their products in single
+ * precision (the first does not: features of small spread would lose what distinguishes them). */
 typedef struct malax_network_f32 malax_network_f32;
 typedef struct malax_network_f64 malax_network_f64;
 
@@ -188,7 +190,7 @@ typedef enum malax_activation {
 
 MALAX_API int malax_network_create_f32(int32_t n_layers, const int64_t *widths, const int32_t *activations,
                                        const float *const *weights, const float *const *biases, const float *mean,
-                                       const float *scale, malax_network_f32 **out);
+                                       const float *scale, int32_t bfloat16, malax_network_f32 **out);
 MALAX_API int malax_network_create_f64(int32_t n_layers, const int64_t *widths, const int32_t *activations,
                                        const double *const *weights, const double *const *biases, const double *mean,
                                        const double *scale, malax_network_f64 **out);

@@ -42,7 +42,7 @@ from malax.model_file import (
 )
 from malax.network import LDOSNetwork
 from malax.occupations import energy_axis
-from malax.precision import Precision
+from malax.precision import as_precision
 from malax.predict import Final, Physics, run, total_energies
 from malax.result import Result
 from malax.streaming import Chain, Clock, Progress, Reduced
@@ -182,7 +182,7 @@ class Emulator:
         *,
         descriptors: str = "native",
         unbroaden: bool = True,
-        precision: Precision = "float32",
+        precision: str = "float32",
         progress: Progress | None = None,
     ) -> Result:
         """The free energy, density and density of states of a structure.
@@ -206,7 +206,7 @@ class Emulator:
         InputError
             a structure, grid or temperature that the model cannot be asked about; no Fermi level.
         MissingPeerError
-            LAMMPS was asked for and is not there; bfloat16 on a processor that only imitates it.
+            LAMMPS was asked for and is not there; bfloat16 on a processor without it.
         """
         temperatures = None if temperature is None else [temperature]
         with warnings.catch_warnings():
@@ -235,7 +235,7 @@ class Emulator:
         *,
         descriptors: str = "native",
         unbroaden: bool = True,
-        precision: Precision = "float32",
+        precision: str = "float32",
         progress: Progress | None = None,
         long_run: LongRun | None = None,
     ) -> list[Result]:
@@ -246,8 +246,7 @@ class Emulator:
         comm = as_comm(comm)
         atoms = as_atoms(atoms)
         check_atoms(atoms, self.info.elements)
-        if precision not in ("float32", "bfloat16"):
-            raise InputError(f"unknown precision {precision!r}: 'float32' or 'bfloat16' is needed")
+        chosen = as_precision(precision)
         if descriptors not in ("native", "lammps"):
             raise InputError(f"unknown descriptor backend {descriptors!r}: 'native' or 'lammps' is needed")
         grid = choose_grid(self.info, atoms, grid)
@@ -262,7 +261,7 @@ class Emulator:
             structure = (atoms.numbers, atoms.positions, atoms.cell.array, grid.shape)
             long_run.begin(self.hash, *structure, kelvins, descriptors, unbroaden, precision, ldos, VERSION)
         with clock("total"):
-            chain = Chain(self, atoms, comm, descriptors, clock, long_run, precision=precision)
+            chain = Chain(self, atoms, comm, descriptors, clock, long_run, precision=chosen)
             reduced, finals = run(chain, physics, grid, kelvins, ldos, progress)
             with clock("energies"):
                 energies = [total_energies(self, atoms, grid, final, comm) for final in finals]

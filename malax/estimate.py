@@ -54,6 +54,7 @@ class Job:
     n_temperatures : reductions of one pass
     ldos : whether the LDOS is kept; in_file: tile by tile in a file, not in memory
     backend : of the descriptors
+    precision : of the products between hidden layers
     atoms : the structure, for the work of each tile; None: all tiles cost the same
     """
 
@@ -65,6 +66,7 @@ class Job:
     ldos: bool = False
     in_file: bool = True
     backend: str = "native"
+    precision: str = "float32"
     atoms: Atoms | None = None
 
     @classmethod

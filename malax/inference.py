@@ -8,7 +8,6 @@ is then applied to a handful of weights and to one sum instead of to every point
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +18,7 @@ from malax import kernels
 from malax.errors import InputError
 from malax.kernels_network import DenseLayers
 from malax.network import LDOSNetwork
-from malax.precision import Precision, check_bfloat16
+from malax.precision import Precision
 
 Layers = Callable[[np.ndarray], np.ndarray]
 
@@ -39,23 +38,21 @@ class Inference:
     network : a `LDOSNetwork` runs in malax's kernel; any other module from features to LDOS in torch
     rows : the largest tile; torch gets all of them padded to it, for its products of matrices of another
         shape may round otherwise
-    precision : "bfloat16" computes the products between hidden layers in it
+    precision : "bfloat16" rounds what is multiplied between hidden layers to it
 
     Raises
     ------
     InputError
         bfloat16 for a network of another program.
     MissingPeerError
-        bfloat16 on a processor that only imitates it.
+        bfloat16 on a processor without products of such numbers.
     """
 
     def __init__(self, network: nn.Module, rows: int, precision: Precision = "float32") -> None:
         self._network, self._rows = network, rows
         self._own = isinstance(network, LDOSNetwork)
-        if precision == "bfloat16":
-            if not self._own:
-                raise InputError("bfloat16 is for malax's own networks, not for those of other programs")
-            check_bfloat16(torch.device("cpu"))
+        if precision == "bfloat16" and not self._own:
+            raise InputError("bfloat16 is for malax's own networks, not for those of other programs")
         if isinstance(network, LDOSNetwork):
             self._hidden = self._hidden_layers(network, precision)
             last = network.linear_layers[-1]
@@ -94,35 +91,25 @@ class Inference:
 
         return reduce
 
-    def _hidden_layers(
-        self, network: LDOSNetwork, precision: Precision
-    ) -> Callable[[np.ndarray], np.ndarray]:
+    def _hidden_layers(self, network: LDOSNetwork, precision: Precision) -> Layers:
         """Activations (n, H) float32 of the last hidden layer; the scaled features where there is none."""
         mean, scale = network.feature_mean.numpy(), network.feature_scale.numpy()
         layers = network.linear_layers[:-1]
         if not layers:
             return lambda features: (features - mean) / scale
-        # what distinguishes one point's features from another's may be their last digits: the first layer
-        # stays in single precision
-        n = 1 if precision == "bfloat16" else len(layers)
-        weights = [layer.weight.detach().numpy() for layer in layers[:n]]
-        biases = [layer.bias.detach().numpy() for layer in layers[:n]]
-        kernel = DenseLayers(weights, biases, [network.activation] * n, mean, scale)
-        if n == len(layers):
-            return kernel
-        rest = copy.deepcopy(network.layers[2:-1]).to(torch.bfloat16)
-        return lambda features: self._in_torch(rest, kernel(features), torch.bfloat16)
+        weights = [layer.weight.detach().numpy() for layer in layers]
+        biases = [layer.bias.detach().numpy() for layer in layers]
+        names, half = [network.activation] * len(layers), precision == "bfloat16"
+        return DenseLayers(weights, biases, names, mean, scale, bfloat16=half)
 
     @torch.inference_mode()
-    def _in_torch(
-        self, network: nn.Module, features: np.ndarray, dtype: torch.dtype = torch.float32
-    ) -> np.ndarray:
+    def _in_torch(self, network: nn.Module, features: np.ndarray) -> np.ndarray:
         n = len(features)
         if n < self._rows:
             padded = np.empty((self._rows, features.shape[1]), dtype=np.float32)
             padded[:n], padded[n:] = features, features[-1]
             features = padded
-        return network(torch.from_numpy(features).to(dtype))[:n].float().numpy()
+        return network(torch.from_numpy(features))[:n].numpy()
 
 
 def _finite(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

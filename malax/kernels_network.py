@@ -30,11 +30,14 @@ class DenseLayers:
     activations : one name of `ACTIVATIONS` for each layer
     mean, scale : of the inputs; None for 0 and 1
     dtype : float32 or float64, of weights and results
+    bfloat16 : with float32: all layers but the first multiply numbers rounded to bfloat16
 
     Raises
     ------
     InputError
         shapes that do not fit each other, NaN or infinity, an unknown activation, another dtype.
+    MissingPeerError
+        bfloat16 on a processor without products of such numbers.
     """
 
     def __init__(
@@ -45,8 +48,12 @@ class DenseLayers:
         mean: ArrayLike | None = None,
         scale: ArrayLike | None = None,
         dtype: DTypeLike = "float32",
+        bfloat16: bool = False,
     ) -> None:
         self.dtype = library.float_dtype(dtype)
+        if bfloat16 and self.dtype != np.float32:
+            raise InputError("bfloat16 goes with float32, not with float64")
+        self._bfloat16 = bfloat16
         if not len(weights) == len(biases) == len(activations) > 0:
             raise InputError(
                 "one weight, bias and activation for each of one or more layers are needed, got "
@@ -90,7 +97,8 @@ class DenseLayers:
         numbers = (ctypes.c_int32 * n)(*(ACTIVATIONS.index(name) for name in activations))
         handle = ctypes.c_void_p()
         shape = (ctypes.c_int64 * (n + 1))(*widths)
-        status = create(n, shape, numbers, *pointers[:2], *pointers[2], ctypes.byref(handle))
+        options = [int(self._bfloat16)] if self.dtype == np.float32 else []
+        status = create(n, shape, numbers, *pointers[:2], *pointers[2], *options, ctypes.byref(handle))
         library.check_status(status)
         return apply, handle, destroy
 
@@ -128,7 +136,7 @@ def _functions(kind: str) -> tuple[Any, Any, Any]:
     names = ("create", "apply", "destroy")
     create, apply, destroy = (getattr(cpu, f"malax_network_{name}_{kind}") for name in names)
     data, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    create.argtypes = [number, data, data, data, data, data, data, data]
+    create.argtypes = [number, *6 * [data], *([number] if kind == "f32" else []), data]
     apply.argtypes = [data, count, count, data, number, data]
     destroy.argtypes, destroy.restype = [data], None
     return create, apply, destroy

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
-from malax.errors import MissingPeerError
+from malax.errors import InputError, MissingPeerError
 
 Precision = Literal["float32", "bfloat16"]
 
 _CPU_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Names in /proc/cpuinfo (AMD and Intel, Intel, Arm) of products of bfloat16 numbers."""
+
+
+def as_precision(name: str) -> Precision:
+    """A precision by its name; InputError for one that there is not."""
+    if name not in ("float32", "bfloat16"):
+        raise InputError(f"unknown precision {name!r}: 'float32' or 'bfloat16' is needed")
+    return cast(Precision, name)
 
 
 def check_bfloat16(device: torch.device) -> None:

@@ -32,6 +32,7 @@ from malax.errors import InputError
 from malax.estimate import Job
 from malax.fft import Waves
 from malax.grid import Grid, fft_friendly
+from malax.precision import as_precision
 from malax.predict import N_NODES, Physics, chebyshev, coarse_grid, interpolate
 from malax.streaming import Chain, Clock
 from malax.tiles import Tiles, tile_costs
@@ -104,7 +105,8 @@ def measure(
     check_atoms(job.atoms, emulator.info.elements)
     comm.barrier()
     # LAMMPS does whole grids with all ranks: it is timed on a small one, and the rest with our features
-    chain = Chain(emulator, job.atoms, SerialComm(), "native", Clock())
+    precision = as_precision(job.precision)
+    chain = Chain(emulator, job.atoms, SerialComm(), "native", Clock(), precision=precision)
     weights = np.ones((len(temperatures) * N_NODES, emulator.network.n_energies))
     grid = _countable(job.grid)
     coarse = _tiles(chain, coarse_grid(grid), weights[:0], seconds / 3)

@@ -187,6 +187,7 @@ def test_predict_warns_on_stderr(run):
         (["m.malax", "al.xyz", "--grid", "8", "8", "8", "--spacing", "0.3"], ["exclude each other"]),
         (["m.malax", "al.xyz", "--repeat", "0", "1", "1"], ["--repeat"]),
         (["m.malax", "al.xyz", "--descriptors", "gpu"], ["'native' or 'lammps'"]),
+        (["m.malax", "al.xyz", "--precision", "half"], ["'float32' or 'bfloat16'"]),
         (["m.malax", "al.xyz", "--cube"], ["--cube needs -o"]),
         (["m.malax", "al.xyz", "--ldos"], ["--ldos needs -o"]),
         (["m.malax", "al.xyz", "--dos"], ["--dos needs -o"]),

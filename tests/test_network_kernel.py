@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import references
+import torch
 
 from malax import library
 from malax.errors import InputError
 from malax.kernels_network import ACTIVATIONS, DenseLayers
+from malax.precision import cpu_flags
 
 # one number; less than a vector; one vector and a bit; whole panels; several panels with a single vector last
 WIDTHS = [(1, 1), (3, 5), (14, 17, 9), (64, 32, 64), (91, 40, 56, 23)]
@@ -70,6 +72,32 @@ def test_a_row_depends_on_no_other_row_and_no_thread(dtype, isa):
         assert np.array_equal(network(rows[some]), whole[some])
 
 
+@pytest.mark.skipif(
+    "avx512_bf16" not in cpu_flags(), reason="this processor does not multiply bfloat16 numbers"
+)
+@pytest.mark.parametrize("widths", [(5, 7), (14, 17, 9), (64, 33, 31, 64), (91, 40, 56, 23)], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bfloat16_rounds_weights_and_inputs_of_all_layers_but_the_first(activation, widths, monkeypatch):
+    monkeypatch.setenv("MALAX_ISA", "v4")
+    weights, biases, mean, scale = layers(widths)
+    names = [activation] * len(weights)
+    rows = np.random.default_rng(1).normal(size=(29, widths[0])).astype(np.float32)
+    found = DenseLayers(weights, biases, names, mean, scale, bfloat16=True)(rows)
+    wanted = (rows - mean) / scale
+    for i, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        x, w = (wanted, w) if i == 0 else (bfloat16(wanted), bfloat16(w))
+        wanted = references.dense_layers(x, [w], [b], [activation], 0.0, 1.0)
+    # an input on the edge between two numbers may be rounded to either
+    assert np.mean(np.abs(found - wanted) < 1e-5 * np.abs(wanted).max()) > 0.8
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=4e-3 * np.abs(wanted).max())
+    whole = DenseLayers(weights, biases, names, mean, scale, bfloat16=True)
+    assert np.array_equal(whole(rows[7:8]), found[7:8])
+
+
+def bfloat16(x):
+    return torch.from_numpy(np.asarray(x, dtype=np.float32)).bfloat16().double().numpy()
+
+
 def test_views_and_no_rows():
     weights, biases, mean, scale = layers((6, 5))
     network = DenseLayers(weights, biases, ["relu"], mean, scale, "float64")
@@ -104,6 +132,7 @@ def test_what_is_not_a_number_stays_none(activation, isa):
         ({"weights": [np.ones((4, 3)), np.full((2, 4), np.nan)]}, "weights of layer 1 holds NaN"),
         ({"activations": ["silu", "sin"]}, "unknown activation 'sin': one of identity, relu"),
         ({"mean": np.ones(4)}, "mean must have shape"),
+        ({"dtype": "float64", "bfloat16": True}, "bfloat16 goes with float32"),
         ({"dtype": "float16"}, "dtype must be float32 or float64"),
     ],
 )

@@ -48,3 +48,18 @@ function(malax_add_isa_level level)
   string(TOUPPER "${level}" tag)
   target_compile_definitions(malax_cpu PRIVATE MALAX_HAVE_${tag})
 endfunction()
+
+# Products of bfloat16 numbers, beside the level v4 and only if the processor has them.
+macro(malax_add_bfloat16)
+  check_cxx_compiler_flag(-mavx512bf16 MALAX_HAS_BF16_FLAG)
+  if("v4" IN_LIST MALAX_ISA_LEVELS AND MALAX_HAS_BF16_FLAG)
+    add_library(malax_cpu_v4_bf16 OBJECT kernels/cpu/network_bf16.cpp)
+    target_include_directories(malax_cpu_v4_bf16 PRIVATE kernels)
+    target_link_libraries(malax_cpu_v4_bf16 PRIVATE malax_warnings)
+    target_compile_definitions(malax_cpu_v4_bf16 PRIVATE MALAX_ISA=v4_bf16)
+    target_compile_options(malax_cpu_v4_bf16 PRIVATE ${MALAX_LOOP_FLAGS} ${MALAX_FLAGS_v4} -mavx512bf16
+      -ffp-contract=off)
+    target_sources(malax_cpu PRIVATE $<TARGET_OBJECTS:malax_cpu_v4_bf16>)
+    target_compile_definitions(malax_cpu PRIVATE MALAX_HAVE_BF16)
+  endif()
+endmacro()

@@ -6,6 +6,10 @@
 
 #include "api.h"
 
+#ifdef MALAX_HAVE_BF16
+#include <cpuid.h>
+#endif
+
 namespace malax {
 
 template <>
@@ -77,6 +81,17 @@ const IsaLevel &current_isa() {
     }
     throw Error(MALAX_ISA_UNAVAILABLE, "MALAX_ISA=" + std::string(forced) +
                                            " cannot be had: this build runs here with " + available());
+}
+
+NetworkBlockFunction<float> bfloat16_network_block() {
+#ifdef MALAX_HAVE_BF16
+    // older compilers cannot name avx512_bf16 in __builtin_cpu_supports
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const bool there = __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 5)) != 0;
+    if (there && std::strcmp(current_isa().name, "v4") == 0) return v4_bf16::network_block_bf16;
+#endif
+    throw Error(MALAX_ISA_UNAVAILABLE,
+                "bfloat16 needs a processor with avx512_bf16, a compiler that knows it, and the ISA level v4");
 }
 
 }  // namespace malax

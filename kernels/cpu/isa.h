@@ -79,6 +79,16 @@ struct IsaLevel {
     const IsaFunctions<T> &functions() const;
 };
 
+#ifdef MALAX_HAVE_BF16
+namespace v4_bf16 {
+void network_block_bf16(const NetworkBlock<float> &block);
+}
+#endif
+
+// Networks whose hidden layers multiply bfloat16 numbers, at the current level; throws Error(MALAX_ISA_UNAVAILABLE) if
+// it or the machine has no such products.
+NetworkBlockFunction<float> bfloat16_network_block();
+
 // The best level that runs here, or the one named by MALAX_ISA; throws Error(MALAX_ISA_UNAVAILABLE).
 const IsaLevel &current_isa();
 

@@ -1,6 +1,7 @@
 // Networks of dense layers on the CPU: weights packed once for the ISA level, rows dealt out to threads in blocks.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "api.h"
@@ -16,8 +17,9 @@ template <class T>
 class Network {
    public:
     Network(int32_t n_layers, const int64_t *widths, const int32_t *activations, const T *const *weights,
-            const T *const *biases, const T *mean, const T *scale)
-        : block_(current_isa().functions<T>().network_block), lanes_(current_isa().functions<T>().lanes) {
+            const T *const *biases, const T *mean, const T *scale, NetworkBlockFunction<T> pairs)
+        : block_(pairs ? pairs : current_isa().functions<T>().network_block),
+          lanes_(current_isa().functions<T>().lanes) {
         require(n_layers >= 1, "a network needs at least one layer");
         require(widths && activations && weights && biases && mean && scale, "null pointer");
         for (int32_t l = 0; l <= n_layers; ++l) {
@@ -30,7 +32,7 @@ class Network {
         for (int32_t l = 0; l < n_layers; ++l) {
             require(activations[l] >= 0 && activations[l] < ACTIVATIONS, "no such activation");
             require(weights[l] && biases[l], "null pointer");
-            add(widths[l], widths[l + 1], activations[l], weights[l], biases[l]);
+            add(widths[l], widths[l + 1], activations[l], weights[l], biases[l], pairs && l > 0);
         }
     }
 
@@ -55,19 +57,42 @@ class Network {
    private:
     int64_t padded(int64_t n) const { return (n + lanes_ - 1) / lanes_ * lanes_; }
 
-    void add(int64_t n_in, int64_t n_out, int32_t activation, const T *weights, const T *biases) {
-        const int64_t whole = padded(n_out), panel = 2 * lanes_;
-        auto packed = aligned_array<T>(size_t(whole * (n_in + 1)));
+    void add(int64_t n_in, int64_t n_out, int32_t activation, const T *weights, const T *biases, bool pairs) {
+        const int64_t whole = padded(n_out), panel = 2 * lanes_, words = pairs ? (n_in + 1) / 2 : n_in;
+        auto packed = aligned_array<T>(size_t(whole * (words + 1)));
         T *next = packed.get();
         for (int64_t first = 0; first < whole; first += panel) {
             const int64_t last = std::min(first + panel, whole);
-            for (int64_t k = 0; k < n_in; ++k) {
-                for (int64_t o = first; o < last; ++o) *next++ = o < n_out ? weights[o * n_in + k] : T(0);
+            for (int64_t k = 0; k < words; ++k) {
+                for (int64_t o = first; o < last; ++o) {
+                    const T *row = weights + o * n_in;
+                    if (pairs) {
+                        const T second = o < n_out && 2 * k + 1 < n_in ? row[2 * k + 1] : T(0);
+                        *next++ = pair(o < n_out ? row[2 * k] : T(0), second);
+                    } else {
+                        *next++ = o < n_out ? row[k] : T(0);
+                    }
+                }
             }
         }
         for (int64_t o = 0; o < whole; ++o) next[o] = o < n_out ? biases[o] : T(0);
         layers_.push_back({n_in, n_out, activation, packed.get(), next});
         memory_.push_back(std::move(packed));
+    }
+
+    // Two bfloat16 numbers in the bits of one of single precision, the first in the lower ones.
+    static T pair(T first, T second) {
+        const uint32_t bits = bfloat16(float(first)) | uint32_t(bfloat16(float(second))) << 16;
+        float word;
+        std::memcpy(&word, &bits, sizeof word);
+        return T(word);
+    }
+
+    // The nearest, of two the even one.
+    static uint16_t bfloat16(float value) {
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof bits);
+        return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
     }
 
     NetworkBlockFunction<T> block_;
@@ -78,12 +103,11 @@ class Network {
 };
 
 template <class T, class Handle>
-int create(int32_t n_layers, const int64_t *widths, const int32_t *activations, const T *const *weights,
-           const T *const *biases, const T *mean, const T *scale, Handle **out) {
-    return guarded([&] {
-        require(out, "null pointer");
-        *out = reinterpret_cast<Handle *>(new Network<T>(n_layers, widths, activations, weights, biases, mean, scale));
-    });
+void create(int32_t n_layers, const int64_t *widths, const int32_t *activations, const T *const *weights,
+           const T *const *biases, const T *mean, const T *scale, NetworkBlockFunction<T> pairs, Handle **out) {
+    require(out, "null pointer");
+    *out = reinterpret_cast<Handle *>(
+        new Network<T>(n_layers, widths, activations, weights, biases, mean, scale, pairs));
 }
 
 template <class T, class Handle>
@@ -104,14 +128,20 @@ int apply(const Handle *handle, int64_t n_rows, int64_t stride, const T *rows, i
 
 int malax_network_create_f32(int32_t n_layers, const int64_t *widths, const int32_t *activations,
                              const float *const *weights, const float *const *biases, const float *mean,
-                             const float *scale, malax_network_f32 **out) {
-    return malax::create(n_layers, widths, activations, weights, biases, mean, scale, out);
+                             const float *scale, int32_t bfloat16, malax_network_f32 **out) {
+    return malax::guarded([&] {
+        const auto pairs = bfloat16 ? malax::bfloat16_network_block() : nullptr;
+        malax::create(n_layers, widths, activations, weights, biases, mean, scale, pairs, out);
+    });
 }
 
 int malax_network_create_f64(int32_t n_layers, const int64_t *widths, const int32_t *activations,
                              const double *const *weights, const double *const *biases, const double *mean,
                              const double *scale, malax_network_f64 **out) {
-    return malax::create(n_layers, widths, activations, weights, biases, mean, scale, out);
+    return malax::guarded([&] {
+        const malax::NetworkBlockFunction<double> none = nullptr;
+        malax::create(n_layers, widths, activations, weights, biases, mean, scale, none, out);
+    });
 }
 
 void malax_network_destroy_f32(malax_network_f32 *network) {

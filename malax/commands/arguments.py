@@ -14,6 +14,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Descriptors = Annotated[
     str, typer.Option("--descriptors", metavar="native|lammps", help="Who computes descriptors.")
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="float32|bfloat16",
+        help="Of the products between hidden layers; bfloat16 costs accuracy.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]
 Set = Annotated[
     list[str] | None,

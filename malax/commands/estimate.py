@@ -49,6 +49,7 @@ def job_of(emulator: Emulator, structure: Structure, options: PredictOptions, ra
         ldos=options.ldos,
         in_file=options.output is not None,
         backend=options.descriptors,
+        precision=options.precision,
     )
 
 

@@ -39,6 +39,7 @@ class PredictOptions:
     spacing: float | None = None
     repeat: tuple[int, int, int] | None = None
     descriptors: str = "native"
+    precision: str = "float32"
     cube: bool = False
     ldos: bool = False
     xsf: bool = False
@@ -267,6 +268,7 @@ def _predict_one(
             comm,
             options.ldos,
             descriptors=options.descriptors,
+            precision=options.precision,
             progress=progress,
             long_run=long_run,
         )

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="+", default=[8, 8, 4])
     parser.add_argument("--points", type=int, default=16)
     parser.add_argument("--random", type=int, nargs="+", help="hidden layers of a network of random weights")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--log", action="store_true", help="progress on stderr")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a coarse grid is what is asked for
@@ -63,7 +64,7 @@ def main() -> None:
 
     emulator.predict(bulk("Al", "fcc", a=4.05, cubic=True), 298.0, (16, 16, 16), comm)
     start, cpu = status("VmRSS"), time.process_time()
-    result = emulator.predict(atoms, 298.0, grid, comm, progress=progress)
+    result = emulator.predict(atoms, 298.0, grid, comm, precision=options.precision, progress=progress)
     points = result.part[1] - result.part[0]
     mine = {
         "rank": comm.rank,
