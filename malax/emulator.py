@@ -198,7 +198,7 @@ class Emulator:
         descriptors : "native" or "lammps"
         unbroaden : correct for the kernel of the LDOS and the interpolation between its energies
         precision : of the products between the network's hidden layers; "bfloat16" is faster and costs
-            accuracy (docs/mpi.md)
+            accuracy (docs/network.md)
         progress : called with the tiles done so far and their number
 
         Raises
