@@ -50,9 +50,6 @@ def sides(network: LDOSNetwork, rows: np.ndarray) -> dict[str, tuple[float, Call
         "hidden layers, torch": (inner, lambda: network.layers[:-1](x)),
         "hidden layers, malax": (inner, lambda: layers(rows)),
     }
-    found = {
-        name: (n, call if "torch" in name else (lambda c=call: c(rows))) for name, (n, call) in found.items()
-    }
     energies = network.n_energies
     options = {"float32": "", "bfloat16": ", bfloat16"}
     for precision, label in options.items():
