@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from malax.checks import (
     choose_temperatures,
     concerns_about,
 )
+from malax.combination import combined_info
 from malax.comm import Comm, as_comm, mpi_version
 from malax.domain import Domain, concern
 from malax.ensemble import EnsembleNetwork, Spread, energies_by_member, mean_over_grid, members_of
@@ -147,25 +148,10 @@ class Emulator:
             descriptor, energy grid, kernel, elements or pseudopotentials differ.
         """
         first = emulators[0]
-        for other in emulators[1:]:
-            _check_alike(first, other)
         networks = [network for one in emulators for network in members_of(one.network)]
-        seen = {(s.sha256, s.role): s for one in emulators for s in one.info.training_snapshots}
-        changes = {
-            "training_snapshots": tuple(seen.values()),
-            "training_temperatures": _union(one.info.training_temperatures for one in emulators),
-            "training_volumes": _union(one.info.training_volumes for one in emulators),
-            "complete_to": min(one.info.complete_to for one in emulators),
-            "test_errors": {},
-        }
         network = networks[0] if len(networks) == 1 else EnsembleNetwork(networks)
-        return cls(
-            network,
-            first.info.model_copy(update=changes),
-            first.energy_grid,
-            first.pseudopotentials,
-            first.domain,
-        )
+        rest = (first.energy_grid, first.pseudopotentials, first.domain)
+        return cls(network, combined_info(emulators), *rest)
 
     @cached_property
     def hash(self) -> str:
@@ -331,23 +317,6 @@ class Emulator:
             "machine": platform.node(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-
-
-def _check_alike(first: Emulator, other: Emulator) -> None:
-    """InputError if two models cannot be members of one ensemble."""
-    for name in ("elements", "valence", "descriptor", "kernel", "sigma", "xc"):
-        a, b = getattr(first.info, name), getattr(other.info, name)
-        if a != b:
-            raise InputError(f"models of one ensemble must have the same {name}, got {a} and {b}")
-    if not np.array_equal(first.energy_grid, other.energy_grid):
-        raise InputError("models of one ensemble must have the same energy grid")
-    ours, theirs = ({e: p.sha256 for e, p in m.pseudopotentials.items()} for m in (first, other))
-    if ours != theirs:
-        raise InputError("models of one ensemble must have the same pseudopotentials")
-
-
-def _union(parts: Iterable[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(sorted({value for part in parts for value in part}))
 
 
 def _warn(result: Result, stacklevel: int) -> None:

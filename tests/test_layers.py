@@ -14,7 +14,8 @@ LAYERS = (
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation "
     "selection status job_scripts recipe recipe_template distributed tune_config physics_loss domain "
-    "train_finish interruption long_run preview series tiles inference estimate fits probe cost_model",
+    "train_finish interruption long_run preview series tiles inference estimate fits probe cost_model "
+    "combination",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network ensemble io",
     "grid fields fft comm comm_protocol launcher kernels kernels_adjoint kernels_gaussian kernels_network "
