@@ -4,8 +4,8 @@
 
 A run is ATOMS:RANKS[:ldos]; ``--points`` are grid points per cube of 4 atoms and axis. Each is done with
 ``malax predict --dry-run`` first and then in earnest, one thread per rank. ``time`` is what the run itself
-reports (``timings``), ``together`` the whole command, ``cpu`` its processor time per rank (beside the estimate
-of ``together`` without writing: of use on a busy machine); the ratio is estimate / measured.
+reports (``timings``), ``together`` the whole command, ``cpu`` its processor time per rank (beside the
+estimate without writing: of use on a busy machine); the ratio is estimate / measured.
 """
 
 from __future__ import annotations
