@@ -44,6 +44,7 @@ _SIDE = 54
 _LAMMPS_SIDE = 12
 _MANY_ATOMS = 8000
 _MOST_TILES = 12
+_EXCHANGED = 1 << 20
 _CALLS = 0.3
 """Seconds for repeated calls of one part of the energies."""
 
@@ -69,6 +70,7 @@ class Rates:
     ewald : per atom
     setup : of checking and sorting, per atom (every rank does all of them)
     text : per number in a cube file
+    exchange : per byte that a rank sends when all send to all; 0 for one rank, which tells nothing of others
     exact : whether the members' Fermi levels need another pass
     cost_per_point : mean of `malax.tiles.tile_costs` per point, where the structure is a sample
     """
@@ -81,6 +83,7 @@ class Rates:
     ewald: float
     setup: float
     text: float
+    exchange: float = 0.0
     exact: bool = False
     cost_per_point: float = 1.0
     samples: int = 0
@@ -124,6 +127,7 @@ def measure(
         ewald=_ewald(emulator, job),
         setup=_setup(emulator, job.atoms),
         text=_text(),
+        exchange=_exchange(comm),
         exact=_needs_exact(emulator, job, coarse.dos, temperatures),
         cost_per_point=main.cost_per_point,
         samples=main.tiles,
@@ -270,16 +274,27 @@ def _lammps(emulator: Emulator, atoms: Atoms, grid: Grid) -> float:
     return (time.perf_counter() - start) / small.n_points
 
 
+def _exchange(comm: Comm) -> float:
+    """Seconds per byte of an exchange between all ranks; collective."""
+    if comm.size == 1:
+        return 0.0
+    counts = [_EXCHANGED // comm.size] * comm.size
+    send = np.zeros(sum(counts))
+    comm.alltoallv(send, counts, counts)
+    comm.barrier()
+    return _best(lambda: comm.alltoallv(send, counts, counts), 3) / send.nbytes
+
+
 def _text() -> float:
     """Seconds to write a number into a cube file."""
     values, form = np.random.default_rng(0).random(6 * 1024), "%17.9E" * 6 + "\n"
     return _best(lambda: (form * 1024 % tuple(values.tolist())).encode()) / len(values)
 
 
-def _best(function: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls: what else runs here can only add."""
+def _best(function: Callable[[], object], calls: int | None = None) -> float:
+    """Seconds of the fastest of a few calls, or of ``calls``: what else runs here can only add."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < 5 and sum(times) < _CALLS):
+    while len(times) < (calls or 2) or (calls is None and len(times) < 5 and sum(times) < _CALLS):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
@@ -289,7 +304,7 @@ def _best(function: Callable[[], object]) -> float:
 def _slowest(mine: Rates, comm: Comm) -> Rates:
     """The largest of each time over the ranks; collective."""
     every = comm.bcast(comm.gather(mine))
-    names = ("fields", "core", "ewald", "setup", "text", "exact")
+    names = ("fields", "core", "ewald", "setup", "text", "exchange", "exact")
     slowest: dict[str, Any] = {name: max(getattr(one, name) for one in every) for name in names}
     for name in ("main", "coarse"):
         slowest[name] = {stage: max(getattr(one, name)[stage] for one in every) for stage in STAGES}
@@ -315,7 +330,8 @@ def times(emulator: Emulator, job: Job, rates: Rates, sizes: dict[str, float]) -
     points = dense.n_points
     growth = points / rates.points * math.log(points) / math.log(rates.points)
     one = growth * (rates.fields + rates.core) * estimate.plane_share(dense, job.ranks)
-    found["energies"] = densities * (one + job.n_atoms * rates.ewald / job.ranks)
+    sent = estimate.exchanged(emulator, job) * rates.exchange
+    found["energies"] = densities * (one + sent + job.n_atoms * rates.ewald / job.ranks)
     found["set-up"] = rates.setup * job.n_atoms
     total = sum(found.values())
     text = rates.text * job.grid.n_points / job.ranks * ("cube" in sizes) * job.n_temperatures

@@ -251,7 +251,7 @@ def test_info(run, tmp_path):
 
 
 def test_bench(run, monkeypatch):
-    monkeypatch.setattr("malax.bench._TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr("malax.bench.TRIAL_SECONDS", 0.01)
     code, out, _ = run("bench", "--model", "m.malax")
     assert code == 0 and "us per grid point" in out and "100000 atoms" in out and "128 ranks" in out
     value = json.loads(run("bench", "--model", "m.malax", "--json", "--atoms", 1000, "--ranks", 2)[1])
