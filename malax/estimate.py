@@ -20,7 +20,7 @@ from malax.energies.sphere import cutoff_g2, refined_grid
 from malax.energies.structure_factor import direct_cost, mesh_cost, mesh_shape
 from malax.energies.xc import CHUNK
 from malax.ensemble import members_of
-from malax.fft import BLOCK, block_planes, rounds_for
+from malax.fft import block_columns, block_planes, rounds_for
 from malax.grid import Grid, fft_friendly
 from malax.long_run import LDOS_ROWS
 from malax.predict import N_NODES
@@ -255,7 +255,8 @@ def _xc(dense: Grid, waves: Sphere, ranks: int, fields: int) -> float:
     # spectra (half as many numbers, complex) of all sheets and of a slope; then slopes, products, fields
     work = REAL * (some * (2 * fields + 3 + 2 * fields + 3) + XC_ARRAYS * CHUNK)
     # the last sheet is made of columns: some at a time, with their waves, phases and transforms
-    lines = COLUMN_ARRAYS * COMPLEX * min(BLOCK, waves.columns / ranks * (2 * waves.m_max[0] + 1))
+    length = 2 * waves.m_max[0] + 1
+    lines = COLUMN_ARRAYS * COMPLEX * length * min(block_columns(length), waves.columns / ranks)
     return sheets + max(work, lines)
 
 

@@ -113,7 +113,7 @@ def measure(
     weights = np.ones((len(temperatures) * N_NODES, emulator.network.n_energies))
     grid = _countable(job.grid)
     coarse = _tiles(chain, coarse_grid(grid), weights[:0], seconds / 3)
-    main = _tiles(chain, grid, weights, seconds)
+    main = _tiles(chain, grid, weights, seconds, job.ldos)
     if job.backend == "lammps":
         each = _lammps(emulator, job.atoms, grid) / main.cost_per_point
         main.rates["descriptors"] = coarse.rates["descriptors"] = each
@@ -157,7 +157,7 @@ class Sampled(NamedTuple):
     tiles: int
 
 
-def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float) -> Sampled:
+def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float, keep_ldos: bool = False) -> Sampled:
     """Reduce tiles from all over the grid until ``seconds`` are over; the first warms up."""
     tiles = Tiles.of(grid)
     n = len(tiles)
@@ -171,7 +171,7 @@ def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float) -> Sam
     begin = 0.0
     for i, rank in enumerate([chosen[0], *chosen]):
         clock = Clock()
-        found = replace(chain, comm=Alone(rank, n), clock=clock).reduce(grid, weights)
+        found = replace(chain, comm=Alone(rank, n), clock=clock).reduce(grid, weights, keep_ldos)
         if i == 0:
             begin = time.perf_counter()
             continue
