@@ -19,7 +19,7 @@ from malax.errors import MissingPeerError
 from malax.estimate import Job
 from malax.grid import Grid
 
-_TRIAL_SECONDS = 1.0
+TRIAL_SECONDS = 1.0
 _ROWS = 4096
 _SAMPLE_CELLS = 4
 
@@ -118,10 +118,10 @@ def jobs(emulator: Emulator, n_atoms: int, ranks: int) -> tuple[Job, Job]:
 
 
 def _microseconds(function: Callable[[], Any], points: int) -> float:
-    """The best of repeated calls within `_TRIAL_SECONDS`, per point."""
+    """The best of repeated calls within `TRIAL_SECONDS`, per point."""
     function()
     best, begin = np.inf, time.perf_counter()
-    while time.perf_counter() - begin < _TRIAL_SECONDS or best == np.inf:
+    while time.perf_counter() - begin < TRIAL_SECONDS or best == np.inf:
         start = time.perf_counter()
         function()
         best = min(best, time.perf_counter() - start)

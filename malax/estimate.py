@@ -20,7 +20,7 @@ from malax.energies.sphere import cutoff_g2, refined_grid
 from malax.energies.structure_factor import direct_cost, mesh_cost, mesh_shape
 from malax.energies.xc import CHUNK
 from malax.ensemble import members_of
-from malax.fft import block_planes, rounds_for
+from malax.fft import block_columns, block_planes, rounds_for
 from malax.grid import Grid, fft_friendly
 from malax.long_run import LDOS_ROWS
 from malax.predict import N_NODES
@@ -38,8 +38,8 @@ ATOM = 200.0
 MOST_TILES = 10_000_000
 """Beyond this, tiles are taken to cost the same: counting neighbours would take minutes."""
 
-_XC_ARRAYS = 40
-"""Temporaries of `CHUNK` points in the functional."""
+XC_ARRAYS, COLUMN_ARRAYS = 40, 5
+"""Temporaries of `CHUNK` points in the functional, and of a block of columns in a transform."""
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,11 @@ def _xc(dense: Grid, waves: Sphere, ranks: int, fields: int) -> float:
     sheets = 2 * fields * sheet + (sheet if ranks > 1 else 0)
     some = min(planes, block_planes(dense.shape)) * math.prod(dense.shape[1:])
     # spectra (half as many numbers, complex) of all sheets and of a slope; then slopes, products, fields
-    work = REAL * some * (2 * fields + 3 + 2 * fields + 3)
-    return sheets + work + REAL * _XC_ARRAYS * CHUNK
+    work = REAL * (some * (2 * fields + 3 + 2 * fields + 3) + XC_ARRAYS * CHUNK)
+    # the last sheet is made of columns: some at a time, with their waves, phases and transforms
+    length = 2 * waves.m_max[0] + 1
+    lines = COLUMN_ARRAYS * COMPLEX * length * min(block_columns(length), waves.columns / ranks)
+    return sheets + max(work, lines)
 
 
 def exchanged(emulator: Emulator, job: Job) -> float:

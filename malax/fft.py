@@ -104,7 +104,7 @@ class Waves:
 
     def _walk(self, places: np.ndarray | None) -> Iterator[Columns]:
         mine = self.columns[self.owned]
-        step = max(1, _BLOCK // len(self.mx))
+        step = block_columns(len(self.mx))
         b1 = self.reciprocal[0]
         for start in range(0, len(mine), step):
             some = mine[start : start + step]
@@ -242,6 +242,11 @@ class Transform:
 def block_planes(shape: tuple[int, int, int]) -> int:
     """Planes of a grid that are transformed at a time."""
     return max(_PLANES, _BLOCK // (shape[1] * shape[2]))
+
+
+def block_columns(n_waves: int) -> int:
+    """Columns of so many waves that are transformed at a time."""
+    return max(1, _BLOCK // n_waves)
 
 
 def rounds_for(nx: int, size: int) -> int:

@@ -22,7 +22,7 @@ from malax.preview import preview_shape
 _SMALL = 1 << 15
 """Bytes of what HDF5 keeps besides the arrays, and of the numbers of a result."""
 
-_XYZ_ATOM, _DOS_LINE, _XSF_VALUE, _XSF_ATOM = 54, 40, 16, 55
+_XYZ_ATOM, _XYZ_HEADER, _DOS_LINE, _XSF_VALUE, _XSF_ATOM = 54, 600, 40, 16, 55
 """Characters of a line or a value in the files of other programs."""
 
 OVERRIDE = "--no-fit-check"
@@ -129,7 +129,7 @@ def file_sizes(emulator: Emulator, job: Job, names: Collection[str]) -> dict[str
         "preview": body_bytes(preview_shape(job.grid.shape)) + _header(job),
         "xsf": _XSF_VALUE * (nx + 1) * (ny + 1) * (nz + 1) + _XSF_ATOM * job.n_atoms,
         "dos": _DOS_LINE * n_energies,
-        "extxyz": _XYZ_ATOM * job.n_atoms,
+        "extxyz": _XYZ_HEADER + _XYZ_ATOM * job.n_atoms,
         "qe-save": _density_file(emulator, job) if "qe-save" in names else 0.0,
         "tiles": ldos,
     }

@@ -45,6 +45,9 @@ _SIDE = 54
 _LAMMPS_SIDE = 12
 _MANY_ATOMS = 8000
 _MOST_TILES = 12
+_EXCHANGED = 1 << 20
+_CALLS = 0.3
+"""Seconds for repeated calls of one part of the energies."""
 
 DISK = 5e8
 """Bytes that a disk takes in a second: assumed, since nothing is written to measure it."""
@@ -68,6 +71,7 @@ class Rates:
     ewald : per atom
     setup : of checking and sorting, per atom (every rank does all of them)
     text : per number in a cube file
+    exchange : per byte that a rank sends when all send to all; 0 for one rank, which tells nothing of others
     exact : whether the members' Fermi levels need another pass
     cost_per_point : mean of `malax.tiles.tile_costs` per point, where the structure is a sample
     """
@@ -80,6 +84,7 @@ class Rates:
     ewald: float
     setup: float
     text: float
+    exchange: float = 0.0
     exact: bool = False
     cost_per_point: float = 1.0
     samples: int = 0
@@ -110,7 +115,7 @@ def measure(
     weights = np.ones((len(temperatures) * N_NODES, emulator.network.n_energies))
     grid = _countable(job.grid)
     coarse = _tiles(chain, coarse_grid(grid), weights[:0], seconds / 3)
-    main = _tiles(chain, grid, weights, seconds)
+    main = _tiles(chain, grid, weights, seconds, job.ldos)
     if job.backend == "lammps":
         each = _lammps(emulator, job.atoms, grid) / main.cost_per_point
         main.rates["descriptors"] = coarse.rates["descriptors"] = each
@@ -124,6 +129,7 @@ def measure(
         ewald=_ewald(emulator, job),
         setup=_setup(emulator, job.atoms),
         text=_text(),
+        exchange=_exchange(comm),
         exact=_needs_exact(emulator, job, coarse.dos, temperatures),
         cost_per_point=main.cost_per_point,
         samples=main.tiles,
@@ -153,7 +159,7 @@ class Sampled(NamedTuple):
     tiles: int
 
 
-def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float) -> Sampled:
+def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float, keep_ldos: bool = False) -> Sampled:
     """Reduce tiles from all over the grid until ``seconds`` are over; the first warms up."""
     tiles = Tiles.of(grid)
     n = len(tiles)
@@ -167,7 +173,7 @@ def _tiles(chain: Chain, grid: Grid, weights: np.ndarray, seconds: float) -> Sam
     begin = 0.0
     for i, rank in enumerate([chosen[0], *chosen]):
         clock = Clock()
-        found = replace(chain, comm=Alone(rank, n), clock=clock).reduce(grid, weights)
+        found = replace(chain, comm=Alone(rank, n), clock=clock).reduce(grid, weights, keep_ldos)
         if i == 0:
             begin = time.perf_counter()
             continue
@@ -270,15 +276,27 @@ def _lammps(emulator: Emulator, atoms: Atoms, grid: Grid) -> float:
     return (time.perf_counter() - start) / small.n_points
 
 
+def _exchange(comm: Comm) -> float:
+    """Seconds per byte of an exchange between all ranks; collective."""
+    if comm.size == 1:
+        return 0.0
+    counts = [_EXCHANGED // comm.size] * comm.size
+    send = np.zeros(sum(counts))
+    comm.alltoallv(send, counts, counts)
+    comm.barrier()
+    return _best(lambda: comm.alltoallv(send, counts, counts), 3) / send.nbytes
+
+
 def _text() -> float:
     """Seconds to write a number into a cube file."""
     values, form = np.random.default_rng(0).random(6 * 1024), "%17.9E" * 6 + "\n"
     return _best(lambda: (form * 1024 % tuple(values.tolist())).encode()) / len(values)
 
 
-def _best(function: Callable[[], object]) -> float:
-    times = []
-    for _ in range(2):
+def _best(function: Callable[[], object], calls: int | None = None) -> float:
+    """Seconds of the fastest of a few calls, or of ``calls``: what else runs here can only add."""
+    times: list[float] = []
+    while len(times) < (calls or 2) or (calls is None and len(times) < 5 and sum(times) < _CALLS):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
@@ -288,7 +306,7 @@ def _best(function: Callable[[], object]) -> float:
 def _slowest(mine: Rates, comm: Comm) -> Rates:
     """The largest of each time over the ranks; collective."""
     every = comm.bcast(comm.gather(mine))
-    names = ("fields", "core", "ewald", "setup", "text", "exact")
+    names = ("fields", "core", "ewald", "setup", "text", "exchange", "exact")
     slowest: dict[str, Any] = {name: max(getattr(one, name) for one in every) for name in names}
     for name in ("main", "coarse"):
         slowest[name] = {stage: max(getattr(one, name)[stage] for one in every) for stage in STAGES}
@@ -314,7 +332,8 @@ def times(emulator: Emulator, job: Job, rates: Rates, sizes: dict[str, float]) -
     points = dense.n_points
     growth = points / rates.points * math.log(points) / math.log(rates.points)
     one = growth * (rates.fields + rates.core) * estimate.plane_share(dense, job.ranks)
-    found["energies"] = densities * (one + job.n_atoms * rates.ewald / job.ranks)
+    sent = estimate.exchanged(emulator, job) * rates.exchange
+    found["energies"] = densities * (one + sent + job.n_atoms * rates.ewald / job.ranks)
     found["set-up"] = rates.setup * job.n_atoms
     total = sum(found.values())
     text = rates.text * job.grid.n_points / job.ranks * ("cube" in sizes) * job.n_temperatures

@@ -252,13 +252,19 @@ def test_info(run, tmp_path):
 
 
 def test_bench(run, monkeypatch):
-    monkeypatch.setattr("malax.bench._TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr("malax.bench.TRIAL_SECONDS", 0.01)
     code, out, _ = run("bench", "--model", "m.malax")
     assert code == 0 and "us per grid point" in out and "100000 atoms" in out and "128 ranks" in out
     value = json.loads(run("bench", "--model", "m.malax", "--json", "--atoms", 1000, "--ranks", 2)[1])
     assert min(value[k] for k in ("native", "network", "reduction", "energies")) > 0
     assert value["total"] == pytest.approx(value["native"] + value["network"] + value["reduction"])
-    assert value["estimate"]["points"] == pytest.approx(1000 * value["points_per_atom"])
+    found = value["estimate"]
+    assert (
+        found["points"] == np.prod(found["grid"]) == pytest.approx(1000 * value["points_per_atom"], rel=0.3)
+    )
+    assert found["rank_points"] == pytest.approx(found["points"] / 2, rel=0.05)
+    assert found["seconds"] == pytest.approx(found["streaming_seconds"] + found["energies_seconds"])
+    assert found["rank_gigabytes"] > 0.1 and found["output_bytes"] > 8 * found["points"]
     assert value["kernels"]["version"] == malax.__version__
 
 

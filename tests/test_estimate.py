@@ -19,6 +19,7 @@ from malax import cost_model, estimate, fits, machine, probe
 from malax.comm import SerialComm
 from malax.emulator import Emulator
 from malax.energies import total_free_energy_of
+from malax.energies.xc import CHUNK
 from malax.errors import InputError
 from malax.estimate import Job
 from malax.grid import Grid
@@ -75,34 +76,35 @@ def test_ranks_share_the_memory(model):
     assert estimate.peak(model, bulk_job(256, ranks=10**6)) > always
 
 
-@pytest.mark.parametrize("ecutrho", [None, 400.0])
-def test_bytes_of_the_energies_are_those_that_numpy_takes(ecutrho):
-    """numpy tells tracemalloc of its arrays: the largest sum of them beside the estimate."""
+@pytest.mark.parametrize("ecutrho, n", [(None, 96), (400.0, 108)])
+def test_bytes_of_the_energies_are_those_that_numpy_takes(ecutrho, n):
+    """numpy tells tracemalloc of its arrays; torch, which evaluates the functional, does not."""
     emulator = tiny_model(ecutrho=ecutrho)
     atoms = make_atoms(0).repeat((3, 3, 3))
-    grid = Grid(atoms.cell.array, (72, 72, 72))
+    grid = Grid(atoms.cell.array, (n, n, n))
     density = np.full(grid.n_points, 3 * len(atoms) / grid.volume)
-    arguments = (atoms, density, grid, 0.0, 0.0, emulator.pseudopotentials, "PBE", ecutrho, SerialComm())
+    arguments = (density, grid, 0.0, 0.0, emulator.pseudopotentials, "PBE", ecutrho, SerialComm())
     tracemalloc.start()
-    total_free_energy_of(*arguments)
-    _, taken = tracemalloc.get_traced_memory()
+    total_free_energy_of(atoms, *arguments)
+    taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # the work arrays of XC are torch's, which does not tell
+    untold = estimate.REAL * estimate.XC_ARRAYS * CHUNK
     said = estimate.energies_bytes(emulator, Job.of(atoms, grid))
-    assert 0.8 < said / taken < 1.5
+    assert 0.9 * taken < said < 1.1 * (taken + untold)
 
 
-def test_share_of_real_atoms_is_that_of_the_tiles(model):
-    """All atoms in one half: ranks with vacuum get more points, and less work is left for no rank."""
+def test_share_of_real_atoms_is_that_of_the_tiles():
+    """All atoms in one half: ranks with vacuum get more points, and the work is even."""
     atoms = make_atoms(0).repeat((6, 3, 3))
     atoms.cell[0] *= 2.0
     grid = Grid(atoms.cell.array, (96, 32, 32))
-    found = estimate.share(Job.of(atoms, grid, ranks=3), 3.5)
-    even = estimate.share(Job(len(atoms), ("Al",), grid, ranks=3), 3.5)
+    cutoff = 6.0
+    found = estimate.share(Job.of(atoms, grid, ranks=3), cutoff)
+    even = estimate.share(Job(len(atoms), ("Al",), grid, ranks=3), cutoff)
     assert found.points > even.points and found.n_tiles == len(Tiles.of(grid))
-    whole = estimate.share(Job.of(atoms, grid), 3.5)
+    whole = estimate.share(Job.of(atoms, grid), cutoff)
     assert whole.points == grid.n_points
-    assert whole.cost / 3 <= found.cost < 1.2 * whole.cost / 3
+    assert whole.cost / 3 <= found.cost < 1.1 * whole.cost / 3
 
 
 # what there is
@@ -238,7 +240,7 @@ def test_cost_model_names_what_saturates(model):
     assert some["tiles"] == pytest.approx(one["tiles"] / 128, rel=0.2)
     assert some["transforms"] < one["transforms"] / 50
     assert many["transforms"] > some["transforms"] / 3  # 256 planes: no gain beyond as many ranks
-    assert many["dos"] > 2 * some["dos"] and many["atoms"] >= one["atoms"]
+    assert many["dos"] > 1.5 * some["dos"] and many["atoms"] >= one["atoms"]
     assert some["balance"] == one["balance"] and some["output"] == one["output"]
     fast = dataclasses.replace(fabric, bandwidth=1e30, latency=0.0)
     assert cost_model.stages(model, bulk_job(256, ranks=8), RATES, serial, fast)["exchange"] < 1e-9
@@ -278,7 +280,7 @@ def test_dry_run_of_an_ensemble_on_other_ranks(run):  # noqa: F811
 def test_run_that_cannot_fit_is_refused(run, tmp_path, monkeypatch):  # noqa: F811
     huge = ("predict", "m.malax", "al.xyz", "--grid", 30000, 30000, 30000)
     refused(run(*huge), "needs", "available", "--no-fit-check")
-    code, _, err = run(*huge[:4], "--grid", 9, 9, 9, "--dry-run")
+    code, _, err = run(*huge[:3], "--grid", 9, 9, 9, "--dry-run")
     assert code == 0 and err == ""
     monkeypatch.setattr(machine, "available_memory", lambda: 1000)
     little = ("predict", "m.malax", "al.xyz", "-o", tmp_path / "o.h5", "--table", tmp_path / "t.csv")

@@ -197,3 +197,27 @@ def test_plots(result):
         result.plot_slice("w")
     with pytest.raises(InputError, match="fraction"):
         result.plot_slice("z", float("nan"))
+
+
+def test_an_ldos_in_a_file_leaves_memory_while_it_is_copied(tmp_path, monkeypatch):
+    """The pieces are the same whether pages are given back after each of them or never."""
+    values = np.memmap(tmp_path / "ldos", dtype=np.float32, mode="w+", shape=(6 * 4096, 16))
+    values[:] = np.random.default_rng(0).random(values.shape)
+    wanted = values.tobytes()
+    values.flush()
+    monkeypatch.setattr(parallel, "_BLOCK", 1 << 17)
+
+    def mapped() -> int:
+        """Bytes of the file that are in this process's memory."""
+        lines = open("/proc/self/smaps").read().split(str(tmp_path / "ldos"))[1].splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("Rss:")).split()[1])
+
+    before = mapped()
+    places = np.arange(6) * values.nbytes // 6
+    found, most = b"", 0
+    for i, (where, piece) in enumerate(parallel.field_pieces(values, 0, len(values), places)):
+        assert where == len(found)
+        found += bytes(piece)
+        most = max(most, mapped()) if i else 0  # the first piece finds all pages there
+    assert found == wanted
+    assert before == values.nbytes and most <= values.nbytes / 3

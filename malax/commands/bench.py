@@ -57,8 +57,9 @@ def _estimate(emulator: Emulator, n_atoms: int, ranks: int, start: int, begun: f
     from malax.commands.estimate import node_like_this, report
 
     job, timed = benchmark.jobs(emulator, n_atoms, ranks)
-    rates = probe.measure(emulator, timed, [min(emulator.info.training_temperatures)])
-    found = report(emulator, job, rates, ["h5"], start, begun, [node_like_this(ranks)])
+    kelvin = min(emulator.info.training_temperatures)
+    rates = probe.measure(emulator, timed, [kelvin], seconds=benchmark.TRIAL_SECONDS)
+    found = report(emulator, job, f"{n_atoms} atoms", rates, ["h5"], start, begun, [node_like_this(ranks)])
     stages = found.pop("seconds")
     return {
         **found,

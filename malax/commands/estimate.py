@@ -128,7 +128,9 @@ def dry_run(
         same = (job.n_atoms, job.elements, job.grid.shape)
         if same not in measured:  # frames of one trajectory cost the same
             measured[same] = probe.measure(emulator, job, kelvins, comm)
-        found = report(emulator, job, measured[same], wanted_files(options), start, begun, there)
+        found = report(
+            emulator, job, structure.label, measured[same], wanted_files(options), start, begun, there
+        )
         show(console, structure.label, found)
         objects.append({"structure": structure.label, "formula": structure.formula, **found})
     together = {name: sum(one[name] for one in objects) for name in ("total_seconds", "output_bytes")}
@@ -149,6 +151,7 @@ def node_like_this(ranks: int) -> fits.Node:
 def report(
     emulator: Emulator,
     job: Job,
+    label: str,
     rates: probe.Rates,
     files: Sequence[str],
     start: float,
@@ -170,7 +173,7 @@ def report(
     seconds = probe.times(emulator, job, rates, sizes)
     fault = None
     try:
-        fits.check_memory(emulator, job, "this", there, fits.gathered_bytes(job, files))
+        fits.check_memory(emulator, job, label, there, fits.gathered_bytes(job, files))
     except InputError as error:
         fault = str(error)
     return {

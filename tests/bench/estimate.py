@@ -4,8 +4,8 @@
 
 A run is ATOMS:RANKS[:ldos]; ``--points`` are grid points per cube of 4 atoms and axis. Each is done with
 ``malax predict --dry-run`` first and then in earnest, one thread per rank. ``time`` is what the run itself
-reports (``timings``), ``together`` the whole command, ``cpu`` its processor time per rank (beside the estimate
-of ``together`` without writing: of use on a busy machine); the ratio is estimate / measured.
+reports (``timings``), ``together`` the whole command, ``cpu`` its processor time per rank (beside the
+estimate without writing: of use on a busy machine); the ratio is estimate / measured.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def compare(folder: Path, text: str, points: int, model: Path) -> list[list[str]
         "output, MB": (said["output_bytes"] / 1e6, output.stat().st_size / 1e6),
     }
     stages = {"first pass", "descriptors", "network", "reduction", "energies"}
-    pairs |= {f"  {name}, s": (said["seconds"][name], found["timings"][name]) for name in sorted(stages)}
+    pairs |= {
+        f"  {name}, s": (said["seconds"][name], found["timings"][name])
+        for name in sorted(stages & set(said["seconds"]))
+    }
     output.unlink()
     return [[text, name, f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}"] for name, (a, b) in pairs.items()]
 
