@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from systems import GRIDS, SYSTEMS
 
 from malax.descriptors import Descriptor, bispectrum, n_features
-from malax.descriptors.structure import check_structure, numbered_species
+from malax.descriptors.structure import check_structure, nearest_pair, numbered_species
 from malax.errors import InputError, MissingPeerError
 from malax.grid import Grid, split
 from malax.kernels import bispectrum_size
@@ -121,6 +121,32 @@ def test_structures_that_are_refused(atoms, message):
     for backend in ("native", "lammps"):
         with pytest.raises(InputError, match=message):
             bispectrum(atoms, (2, 2, 2), backend=backend)
+
+
+@pytest.mark.parametrize("cutoff", [0.3, 1.0, 3.0, 5.0])
+def test_nearest_pair_is_that_of_all_pairs_of_images(cutoff):
+    """Thin and sheared cells, open directions, atoms outside the cell, and more than one image of an atom."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        cell = rng.normal(size=(3, 3)) * 3 + np.eye(3) * rng.choice([0, 4])
+        if abs(np.linalg.det(cell)) < 8:
+            continue
+        n = rng.integers(1, 9)
+        scaled = rng.normal(size=(n, 3)) * 2
+        atoms = Atoms(f"Al{n}", scaled_positions=scaled, cell=cell, pbc=rng.random(3) < 0.7)
+        extent = np.where(atoms.pbc, np.ceil(cutoff * np.linalg.norm(np.linalg.inv(cell), axis=0)) + 1, 0)
+        points = (scaled - np.where(atoms.pbc, np.floor(scaled), 0)) @ cell
+        shifts = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in extent]), axis=-1).reshape(-1, 3)
+        vectors = points[:, None] - points + (shifts @ cell)[:, None, None]
+        distances = np.linalg.norm(vectors, axis=-1)
+        distances[distances == 0] = np.inf
+        distances = distances.min(axis=0)
+        found = nearest_pair(atoms, cutoff)
+        if distances.min() >= cutoff:
+            assert found is None
+        else:
+            i, j, distance = found
+            assert distance == pytest.approx(distances.min()) and distances[i, j] == pytest.approx(distance)
 
 
 def test_atoms_on_both_sides_of_an_open_cell_do_not_overlap():

@@ -50,19 +50,38 @@ def check_finite(atoms: Atoms) -> None:
 
 
 def nearest_pair(atoms: Atoms, cutoff: float) -> tuple[int, int, float] | None:
-    """The two atoms nearest to each other and their distance (A), None if none are within ``cutoff`` (A)."""
-    from vesin import NeighborList
+    """The two atoms nearest to each other and their distance (A); None if none are within ``cutoff`` (A)."""
+    # a tree: lists in boxes of a short cutoff are slow in thin cells, and with all atoms in a corner
+    from scipy.spatial import cKDTree
 
-    i, j, distances = NeighborList(cutoff=cutoff, full_list=False).compute(
-        points=atoms.positions,
-        box=complete_cell(atoms.cell.array),
-        periodic=list(atoms.pbc),
-        quantities="ijd",
-    )
-    if not len(distances):
+    points, owners = _with_images(atoms, cutoff)
+    pairs = cKDTree(points).query_pairs(cutoff, output_type="ndarray")
+    if not len(pairs):
         return None
+    distances = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
     nearest = int(np.argmin(distances))
-    return int(i[nearest]), int(j[nearest]), float(distances[nearest])
+    i, j = sorted(owners[pairs[nearest]])
+    return int(i), int(j), float(distances[nearest])
+
+
+def _with_images(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (M, 3) of all atoms, and of those images that are within ``cutoff`` (A) of an upper face of
+    the cell; whose each is, (M,). Every pair nearer than ``cutoff`` is there once at least."""
+    cell = complete_cell(atoms.cell.array)
+    inverse = np.linalg.inv(cell)
+    scaled = atoms.positions @ inverse
+    periodic = np.flatnonzero(atoms.pbc)
+    scaled[:, periodic] %= 1.0
+    owners = np.arange(len(atoms))
+    # one direction after the other, so that edges and corners have theirs
+    for axis in periodic:
+        width = cutoff * np.linalg.norm(inverse[:, axis]) * (1 + 1e-9) + 1e-12
+        shifts = np.arange(1, int(np.ceil(width)) + 1)
+        images = [np.flatnonzero(scaled[:, axis] + shift <= 1 + width) for shift in shifts]
+        moved = [scaled[some] + shift * np.eye(3)[axis] for some, shift in zip(images, shifts, strict=True)]
+        scaled = np.concatenate([scaled, *moved])
+        owners = np.concatenate([owners, *(owners[some] for some in images)])
+    return scaled @ cell, owners
 
 
 def numbered_species(atoms: Atoms, weights: Mapping[str, float] | None) -> tuple[np.ndarray, np.ndarray]:
