@@ -66,7 +66,7 @@ def set_up(stage: str, action: str, victim: str) -> None:
         # the first pass keeps no tiles
         is_main = stage == "main"
         before(
-            streaming.Chain, "_ldos", 4 if is_main else 1,
+            streaming.Chain, "_tile", 4 if is_main else 1,
             lambda chain, *_: chain.comm.rank if (chain.long_run is not None) == is_main else None,
         )  # fmt: skip
     elif stage == "energies":
