@@ -143,14 +143,13 @@ def _kept_ldos(emulator: Emulator, job: Job, n: int) -> float:
 
 
 def tile_bytes(emulator: Emulator, rows: int, n_temperatures: int = 1) -> float:
-    """Bytes of work for a tile of ``rows`` points: features, what the network makes of them, sums."""
+    """Bytes of work for a tile of ``rows`` points: features, a layer, the LDOS where one is made, sums."""
     n_features, n_energies = emulator.network.n_features, emulator.network.n_energies
     networks = members_of(emulator.network)
-    # of a layer its input, its output, and the same behind the activation
-    layers = [
-        layer.in_features + 2 * layer.out_features for network in networks for layer in network.linear_layers
-    ]
-    numbers = 3 * n_features + max(layers) + n_energies * (2 if len(networks) == 1 else 4)
+    hidden = max(
+        (layer.in_features for network in networks for layer in network.linear_layers[1:]), default=0
+    )
+    numbers = 2 * n_features + hidden + n_energies * (2 if any(n.non_negative for n in networks) else 0)
     values = REAL * (len(networks) * N_NODES * n_temperatures + 3)
     domain = 0 if emulator.domain is None else REAL * (2 * n_features + emulator.domain.axes.shape[1])
     return rows * (SINGLE * numbers + values + domain)

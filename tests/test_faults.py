@@ -27,7 +27,7 @@ CASES = [
     ("energies", "SIGUSR1", "1", 75, "stopped by SIGUSR1"),
     ("writing", "SIGTERM", "0", 75, "stopped by SIGTERM"),
     ("writing", "SIGKILL", "1", None, ""),
-    ("main", "FILL", "1", 1, "cannot keep tiles in .main-FILL.h5.tiles: No space left on device (rank"),
+    ("main", "FILL", "1", 1, "cannot keep tiles in .main-FILL.h5.tiles: No space left on device"),
 ]
 
 
