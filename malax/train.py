@@ -23,6 +23,7 @@ from malax.train_config import TrainConfig
 from malax.train_finish import MACHINE, SNAPSHOTS, build, finish, portable
 from malax.train_log import Log
 from malax.training import Training, TrainingInterrupted, Watch
+from malax.uncertainty import calibrate
 
 __all__ = ["TrainConfig", "TrainingInterrupted", "train"]
 
@@ -122,6 +123,7 @@ def _train_members(
     try:
         joined = Emulator.combine([Emulator.load(path) for path in parts])
         joined.info = joined.info.model_copy(update={"config": portable(config)})
+        joined.calibration = calibrate(joined, sets["validation"], comm, log.say, log.progress)
         finish(joined, config, sets["test"], comm, log)
     finally:
         log.close()

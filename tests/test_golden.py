@@ -2,9 +2,9 @@
 
 The files under ``golden/`` were written, and their numbers computed, by the versions that ``golden/make.py``
 names. Descriptors and networks are single precision: another instruction set, BLAS or number of threads adds
-in another order, which changes a feature or an LDOS by some 1e-7 of itself. Energies here are sums of terms up
-to twice as large as they are, of opposite signs. So 1e-6, relative, is rounding; a changed formula, default or
-scaler shows at 1e-3 or more.
+in another order, which changes a feature or an LDOS by some 1e-7 of itself. Energies here are sums of terms
+up to twice as large as they are, of opposite signs. So 1e-6, relative, is rounding; a changed formula,
+default or scaler shows at 1e-3 or more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def compare(found: dict[str, Any], expected: dict[str, Any], place: str) -> None
     terms = expected["energies"]
     assert found["energies"].keys() >= terms.keys()
     for term, value in terms.items():
-        # a small difference of large numbers has their rounding; -TS and the terms of the band energy share one
+        # -TS and Hartree are small here beside the band energy, with whose rounding they come
         close(found["energies"][term], value, abs(terms["band"]), f"{place} {term}")
     close(found["fermi_level"], expected["fermi_level"], 1.0, f"{place} Fermi level")
     for name in ("dos", "density"):
