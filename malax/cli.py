@@ -153,6 +153,29 @@ def evaluate(
     command.evaluate(model, snapshots, plots, json_only, descriptors, overwrite)
 
 
+@app.command(short_help="Physics checks of a model: one page and a table.")
+def validate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="DIR...", help="Snapshots, or folders of them.")
+    ] = None,
+    structure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The crystal where there are no data.")
+    ] = None,
+    forces: Annotated[int, typer.Option(metavar="N", min=0, help="Snapshots for forces and stress.")] = 4,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Write the page and the numbers here."),
+    ] = None,
+    json_only: Json = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Equation of state, vacancy, rigid motions, forces, entropy, error against size."""
+    from malax.commands import validate as command
+
+    command.validate(model, data or [], structure, forces, output, json_only, overwrite)
+
+
 @app.command(short_help="Free energy, density and DOS of structures.")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL")],

@@ -11,6 +11,7 @@ _LISTS = {
     "--pseudo": str,
     "--only": str,
     "--table": str,
+    "--data": str,
 }
 """Options that take several values after one name, as in ``--temperature 298 933``."""
 
