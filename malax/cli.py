@@ -84,13 +84,23 @@ def generate(
         str | None,
         typer.Option("--jobs", metavar="slurm|pbs", help="Write a job array instead of running anything."),
     ] = None,
+    active: Annotated[
+        Path | None,
+        typer.Option("--active", metavar="MODEL", help="Of the recipe those that the model knows least."),
+    ] = None,
+    take: Annotated[int, typer.Option("--take", metavar="N", min=1, help="With --active: how many.")] = 4,
     overwrite: Overwrite = False,
 ) -> None:
     """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
     from malax.commands import generate as command
 
     options = {"sigma": sigma, "stride": stride, "energies": energies}
-    command.generate(config, runs or [], output, options, overwrite, only or [], jobs)
+    chosen = only or []
+    if active is not None:
+        from malax.commands import active as selection
+
+        chosen = selection.choose(config, active, take, chosen, output)
+    command.generate(config, runs or [], output, options, overwrite, chosen, jobs)
 
 
 @app.command(short_help="Train a model from a configuration file.")
