@@ -254,3 +254,51 @@ def test_a_vacuum_does_not_count(model: Path, data: Path, tmp_path: Path) -> Non
     whole = scores_of(result, snapshot, 8.0)
     assert found is not None and whole is not None
     assert found.density.sum() == whole.density.sum() - 64 == 512 - 64
+
+
+def test_differences_of_several_structures(
+    model: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """In --json and in the table: member by member, calibrated; the same when a series is taken up again."""
+    import csv
+
+    import ase.io
+
+    from malax import comm
+
+    for name in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    images = [fakes.make_atoms(i) for i in range(2)]
+    images.append(fakes.make_atoms(2).repeat((2, 1, 1)))
+    for i, atoms in enumerate(images):
+        ase.io.write(tmp_path / f"{i}.xyz", atoms, format="extxyz", parallel=False)
+    names = [f"{i}.xyz" for i in range(3)]
+    arguments = ["predict", str(model), *names, "--spacing", "0.6", "--json"]
+    found = json.loads(run(capsys, *arguments))
+    emulator = Emulator.load(model)
+    assert emulator.calibration is not None
+    values = [np.array(one["spread"]["energies"]["total_free"]) / one["n_atoms"] for one in found["results"]]
+    factor = emulator.calibration.differences["total_free"]
+    assert len(found["differences"]) == 2
+    for i, row in enumerate(found["differences"], start=1):
+        assert row["structure"] == found["results"][i]["structure"]
+        assert row["minus"] == found["results"][0]["structure"]
+        expected = factor * np.std(values[i] - values[0], ddof=1)
+        assert row["total_free_std_per_atom"] == pytest.approx(expected)
+    # the first two rows alone, then all of it: as if it had been one run
+    run(capsys, "predict", str(model), *names[:2], "--spacing", "0.6", "--table", "t.csv")
+    again = json.loads(run(capsys, *arguments, "--table", "t.csv"))
+    for a, b in zip(again["differences"], found["differences"], strict=True):
+        for name in ("total_free_per_atom", "total_free_std_per_atom"):
+            assert a[name] == pytest.approx(b[name], rel=1e-9)
+        assert (a["structure"], a["minus"]) == (b["structure"], b["minus"])
+    with open("t.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["minus_first_eV_per_atom"] for row in rows][0] == ""
+    for row, one in zip(rows[1:], found["differences"], strict=True):
+        assert float(row["minus_first_eV_per_atom"]) == pytest.approx(one["total_free_per_atom"])
+        assert float(row["minus_first_std_eV_per_atom"]) == pytest.approx(one["total_free_std_per_atom"])
+    single = str(tiny_model().save(tmp_path / "single.malax"))
+    plain = json.loads(run(capsys, "predict", single, *names[:2], "--spacing", "0.6", "--json"))
+    assert plain["differences"] == []
