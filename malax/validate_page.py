@@ -111,7 +111,7 @@ def page(found: Validation) -> Figure:
     _draw_sizes(axes[1, 2], found)
     top.suptitle(f"malax validate: {', '.join(found.elements)}, {found.n_snapshots} snapshots of DFT")
     lines = [f"{'':58s}{'malax':>12s}{'DFT':>12s}"]
-    lines += [f"{what:58s}{_text(ours):>12s}{_text(dft):>12s}  {unit}" for what, ours, dft, unit in table]
+    lines += [f"{what:58s}{text_of(ours):>12s}{text_of(dft):>12s}  {unit}" for what, ours, dft, unit in table]
     bottom.text(0.02, 0.98, "\n".join(lines + found.notes), family="monospace", fontsize=8, va="top")
     return figure
 
@@ -207,5 +207,6 @@ def _gpa(value: float | None) -> float | None:
     return None if value is None else value * EV_PER_A3
 
 
-def _text(value: float | None) -> str:
+def text_of(value: float | None) -> str:
+    """A number of the table."""
     return "-" if value is None else f"{value:.4f}"

@@ -53,7 +53,7 @@ def validate(
     if comm.rank != 0:
         return
     table = validate_page.rows(found)
-    text = [[what, *map(validate_page._text, values), unit] for what, *values, unit in table]
+    text = [[what, *map(validate_page.text_of, values), unit] for what, *values, unit in table]
     console.table(["", "malax", "DFT", ""], text)
     for curve in found.curves:
         if curve.why is not None:
