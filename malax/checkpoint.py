@@ -2,12 +2,15 @@
 
 A safetensors file: tensors by name, and one JSON entry with the plain numbers (exact: Python writes
 floats so that they read back the same). Nothing random is stored, because all that is random in training
-follows from seed, epoch and step.
+follows from seed, epoch and step. A check sum tells a file with flipped bits from a whole one, and the
+checkpoint before the last is kept beside it, for when the last cannot be read.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,20 @@ from malax.io.files import atomic_path
 FORMAT = "malax checkpoint 1"
 
 
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last one stands."""
+    return path.with_suffix(".previous" + path.suffix)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is anything to go on from: a kill may have come when only the one before had its name."""
+    return path.is_file() or previous(path).is_file()
+
+
 def save(path: Path, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
-    """Write a checkpoint; under ``path`` stands the whole new one, or the old one.
+    """Write a checkpoint; the one that was there becomes the previous one.
+
+    At any moment one of the two names holds a whole file, if one ever did.
 
     Raises
     ------
@@ -31,17 +46,45 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, 
         the disk is full or the folder cannot be written.
     """
     copies = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "crc32": _crc32(copies), **numbers}
     with atomic_path(path) as temporary:
-        save_file(copies, temporary, metadata={"malax": json.dumps({"format": FORMAT, **numbers})})
+        save_file(copies, temporary, metadata={"malax": json.dumps(header)})
+        if path.is_file():
+            os.replace(path, previous(path))
 
 
-def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+State = tuple[dict[str, torch.Tensor], dict[str, Any]]
+"""Tensors and numbers of a checkpoint."""
+
+
+def load_last(path: Path) -> tuple[State, str | None]:
+    """The checkpoint, or the previous one if it cannot be read; and then a line that says so.
+
+    Raises
+    ------
+    FileError
+        neither of the two can be read: what is wrong with the last one.
+    """
+    try:
+        return load(path), None
+    except FileError as error:
+        before = previous(path)
+        if not before.is_file():
+            raise
+        try:
+            state = load(before)
+        except FileError:
+            raise error from None
+        return state, f"{error}; going on from the one before it, {before.name}"
+
+
+def load(path: Path) -> State:
     """Tensors and numbers of a checkpoint.
 
     Raises
     ------
     FileError
-        the file is missing, truncated, or not a checkpoint of this version.
+        the file is missing, truncated, damaged, or not a checkpoint of this version.
     """
     if not path.is_file():
         raise FileError(f"there is no checkpoint {path} to resume from; start without --resume")
@@ -53,7 +96,18 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise FileError(f"{path} is not a whole checkpoint of malax: {error}") from error
     if numbers.pop("format", None) != FORMAT:
         raise FileError(f"{path} was written by another version of malax; start without --resume")
+    if numbers.pop("crc32", _crc32(tensors)) != _crc32(tensors):
+        raise FileError(f"{path} is damaged: its numbers are not those that were written")
     return tensors, numbers
+
+
+def _crc32(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Check sum of the names and bytes of all tensors."""
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

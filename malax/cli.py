@@ -61,13 +61,20 @@ def generate(
     energies: args.Energies = None,
     only: args.Only = None,
     jobs: args.Jobs = None,
+    active: args.Active = None,
+    take: args.Take = 4,
     overwrite: args.Overwrite = False,
 ) -> None:
     """Make snapshots: run pw.x and pp.x by a recipe, or read finished QE runs."""
     from malax.commands import generate as command
 
     options = {"sigma": sigma, "stride": stride, "energies": energies}
-    command.generate(config, runs or [], output, options, overwrite, only or [], jobs)
+    chosen = only or []
+    if active is not None:
+        from malax.commands import active as selection
+
+        chosen = selection.choose(config, active, take, chosen, output)
+    command.generate(config, runs or [], output, options, overwrite, chosen, jobs)
 
 
 @app.command(short_help="Train a model from a configuration file.")
@@ -122,6 +129,29 @@ def evaluate(
     from malax.commands import evaluate as command
 
     command.evaluate(model, snapshots, plots, json_only, descriptors, overwrite)
+
+
+@app.command(short_help="Physics checks of a model: one page and a table.")
+def validate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL")],
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", metavar="DIR...", help="Snapshots, or folders of them.")
+    ] = None,
+    structure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The crystal where there are no data.")
+    ] = None,
+    forces: Annotated[int, typer.Option(metavar="N", min=0, help="Snapshots for forces and stress.")] = 4,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Write the page and the numbers here."),
+    ] = None,
+    json_only: args.Json = False,
+    overwrite: args.Overwrite = False,
+) -> None:
+    """Equation of state, vacancy, rigid motions, forces, entropy, error against size."""
+    from malax.commands import validate as command
+
+    command.validate(model, data or [], structure, forces, output, json_only, overwrite)
 
 
 @app.command(short_help="Free energy, density and DOS of structures.")

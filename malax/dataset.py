@@ -149,6 +149,16 @@ class Dataset:
         """Points of all snapshots together."""
         return sum(rows.n_points for rows in self.rows)
 
+    def damage(self) -> str:
+        """Which cached rows hold NaN or infinity, as text for a message (they were finite when written)."""
+        for i, (snapshot, rows) in enumerate(zip(self.snapshots, self.rows, strict=True)):
+            if not all(b.features.isfinite().all() and b.ldos.isfinite().all() for _, b in self.blocks(i)):
+                return (
+                    f"the cached data of snapshot {snapshot.name} hold NaN or infinity: remove {rows.path}, "
+                    "which is then computed anew"
+                )
+        return "the cached data are finite, but their mean is not: some numbers are too large"
+
     def take(self, config: DataConfig) -> list[int]:
         """Points that an epoch uses of each snapshot."""
         n_points = [rows.n_points for rows in self.rows]

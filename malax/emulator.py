@@ -17,6 +17,7 @@ import torch
 from ase import Atoms
 
 from malax import library
+from malax.calibration import Calibration
 from malax.checks import (
     ModelDomainWarning,
     check_atoms,
@@ -63,6 +64,7 @@ class Emulator:
     pseudopotentials : element -> pseudopotential (valence and core charges). May be empty: then
         predictions hold LDOS, DOS and density, but energies that need it are None.
     domain : where the training points lie; None: predictions do not say how far away they are
+    calibration : of the spread of an ensemble's members; None: error bars are their spread as it is
 
     Raises
     ------
@@ -77,8 +79,10 @@ class Emulator:
         energy_grid: np.ndarray,
         pseudopotentials: Mapping[str, Pseudopotential],
         domain: Domain | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.network = network.eval()
+        self.calibration = calibration
         self.domain = domain
         self.info = info
         self.energy_grid = np.array(energy_grid, dtype=np.float64)
@@ -117,7 +121,14 @@ class Emulator:
                 one.load_state_dict(state)
                 members.append(one)
             network = members[0] if len(members) == 1 else EnsembleNetwork(members)
-            emulator = cls(network, info, contents.energy_grid, contents.pseudopotentials, contents.domain)
+            emulator = cls(
+                network,
+                info,
+                contents.energy_grid,
+                contents.pseudopotentials,
+                contents.domain,
+                contents.calibration,
+            )
         except (RuntimeError, InputError) as error:
             raise FileError(f"{path} is inconsistent: {' '.join(str(error).split())}") from error
         emulator.__dict__["hash"] = contents.sha256
@@ -133,14 +144,17 @@ class Emulator:
         if not all(isinstance(one, LDOSNetwork) for one in networks):
             raise InputError("a network of another program cannot be saved as a malax model: keep its file")
         members = [(one.config, one.state_dict()) for one in networks]
-        return serialize(self.info, self.energy_grid, members, self.pseudopotentials, self.domain)
+        return serialize(
+            self.info, self.energy_grid, members, self.pseudopotentials, self.domain, self.calibration
+        )
 
     @classmethod
     def combine(cls, emulators: Sequence[Emulator]) -> Emulator:
         """One emulator whose members are the networks of several, in their order.
 
-        Everything else is the first one's, but no test errors; training snapshots, temperatures and volumes
-        are those of all. Members may differ in their networks and in what they were trained on.
+        Everything else is the first one's, but no test errors and no calibration; training snapshots,
+        temperatures and volumes are those of all. Members may differ in their networks and in what they were
+        trained on.
 
         Raises
         ------
@@ -240,6 +254,8 @@ class Emulator:
         if self.info.sigma is None and unbroaden:
             unbroaden = False
             notes.append("the kernel of the training LDOS is not known: energies are not unbroadened")
+        if len(members_of(self.network)) > 1:
+            notes.append(_about(self.calibration))
         n_electrons = float(sum(self.info.valence[symbol] for symbol in atoms.get_chemical_symbols()))
         physics = Physics(self.energy_grid, n_electrons, self.info.broadening_variance, unbroaden)
         clock = Clock()
@@ -292,13 +308,14 @@ class Emulator:
         terms = [total_energies(self, atoms, grid, member, comm) for member in final.members]
         each = [{**one.as_dict(), "internal": one.internal} for one in terms]
         density_std = np.stack([member.density for member in final.members]).std(axis=0, ddof=1)
-        return Spread(
+        plain = Spread(
             energies=energies_by_member(each),  # type: ignore[arg-type]
             fermi_levels=np.array([member.observables.fermi_level for member in final.members]),
             dos_std=reduced.member_dos.std(axis=0, ddof=1),
             density_std=density_std,
             density_std_mean=mean_over_grid(density_std, grid.n_points, comm),
         )
+        return plain if self.calibration is None else plain.calibrated(self.calibration)
 
     def _provenance(
         self, options: dict[str, Any], interpolation: dict[str, Any], comm: Comm
@@ -317,6 +334,13 @@ class Emulator:
             "machine": platform.node(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
+
+
+def _about(calibration: Calibration | None) -> str:
+    """What is said of the error bars of an ensemble."""
+    if calibration is None:
+        return "error bars are the spread of the members as it is, not calibrated: they may be too small"
+    return f"error bars are calibrated on {len(calibration.snapshots)} validation snapshots"
 
 
 def _warn(result: Result, stacklevel: int) -> None:

@@ -8,12 +8,13 @@ deviation over the members is that of the members' own energies. All of them see
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from malax.calibration import Calibration
 from malax.comm import Comm
 from malax.errors import InputError
 from malax.network import LDOSNetwork, NetworkConfig
@@ -70,6 +71,9 @@ def members_of(network: nn.Module) -> list[LDOSNetwork]:
 class Spread:
     """What the members of an ensemble say of one structure, each for itself.
 
+    Standard deviations are multiplied with the factors of ``calibration``, if there is one; what the members
+    themselves say is not.
+
     Attributes
     ----------
     energies : term -> (k,) eV, the names of `malax.energies.Energies` and ``internal``
@@ -77,6 +81,7 @@ class Spread:
     dos_std : (E,) standard deviation of the DOS in 1/eV
     density_std : standard deviation of the density in 1/A^3, laid out as the result's density
     density_std_mean : its mean over the whole grid
+    calibration : None if the standard deviations are those of the members as they are
     """
 
     energies: dict[str, np.ndarray]
@@ -84,6 +89,17 @@ class Spread:
     dos_std: np.ndarray
     density_std: np.ndarray
     density_std_mean: float
+    calibration: Calibration | None = None
+
+    def calibrated(self, calibration: Calibration) -> Spread:
+        """The same with error bars multiplied with factors that were measured; of one that is plain."""
+        return replace(
+            self,
+            dos_std=self.dos_std * calibration.dos,
+            density_std=self.density_std * calibration.density,
+            density_std_mean=self.density_std_mean * calibration.density,
+            calibration=calibration,
+        )
 
     @property
     def n_members(self) -> int:
@@ -93,12 +109,14 @@ class Spread:
     @property
     def std(self) -> dict[str, float]:
         """Standard deviation of each energy in eV."""
-        return {term: deviation(values) for term, values in self.energies.items()}
+        known = {} if self.calibration is None else self.calibration.energies
+        return {term: known.get(term, 1.0) * deviation(values) for term, values in self.energies.items()}
 
     @property
     def fermi_level_std(self) -> float:
         """Standard deviation of the Fermi level in eV."""
-        return deviation(self.fermi_levels)
+        factor = 1.0 if self.calibration is None else self.calibration.fermi_level
+        return factor * deviation(self.fermi_levels)
 
     def minus(self, other: Spread, weights: tuple[float, float] = (1.0, 1.0)) -> dict[str, float]:
         """Standard deviations (eV) of the differences of energies between two structures of one ensemble.
@@ -118,18 +136,24 @@ class Spread:
             )
         terms = self.energies.keys() & other.energies.keys()
         a, b = weights
-        return {t: deviation(a * self.energies[t] - b * other.energies[t]) for t in sorted(terms)}
+        known = {} if self.calibration is None else self.calibration.differences
+        return {
+            t: known.get(t, 1.0) * deviation(a * self.energies[t] - b * other.energies[t])
+            for t in sorted(terms)
+        }
 
     def as_json(self) -> dict[str, object]:
         """Standard deviations, and the energies of every member, which differences need."""
         return {
             "members": self.n_members,
+            "calibrated": self.calibration is not None,
             "energies_std": self.std,
             "fermi_level_std": self.fermi_level_std,
             "energies": {term: values.tolist() for term, values in self.energies.items()},
             "fermi_levels": self.fermi_levels.tolist(),
             "dos_std_max": float(self.dos_std.max()),
             "density_std_mean": self.density_std_mean,
+            "calibration": None if self.calibration is None else self.calibration.to_plain(),
         }
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from malax import energies, kernels, observables
 from malax.baselines import SAME_TEMPERATURE, baselines
+from malax.calibration import Scores
 from malax.emulator import Emulator
 from malax.energies import Energies
 from malax.errors import InputError
@@ -24,6 +25,7 @@ from malax.fields import percentage_error, plane, resample
 from malax.io.snapshot import Snapshot
 from malax.model_file import ModelInfo
 from malax.result import Result
+from malax.uncertainty import scores_of
 
 TERMS = ("band", "entropy_term", "hartree", "xc", "total_free")
 """The terms that are compared (those of `malax.energies.Energies`)."""
@@ -72,13 +74,16 @@ class SnapshotErrors:
     grid: tuple[int, int, int]
     timings: dict[str, float]
     warnings: list[str]
+    scores: Scores | None = field(default=None, repr=False)
+    """Of an ensemble: the errors beside its error bars."""
     curves: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     """What the plots show: energy_grid, dos, dft_energy_grid, dft_dos, complete_to (up to where the LDOS is
     sound); plane_x, plane_y, plane, dft_plane (the density at z = 0.5)."""
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the curves, as plain numbers."""
-        return {name: value for name, value in vars(self).items() if name != "curves"}
+        plain = {name: value for name, value in vars(self).items() if name not in ("curves", "scores")}
+        return plain if self.scores is None else {**plain, "error_bars": self.scores.as_json()}
 
 
 @dataclass(eq=False)
@@ -123,6 +128,8 @@ def evaluate_snapshot(
         descriptors=descriptors,
         progress=progress,
     )
+    complete_to = min(emulator.info.complete_to, snapshot.complete_to)
+    scores = scores_of(partial, snapshot, complete_to)
     result = partial.gather()
     if result is None:
         return None
@@ -159,7 +166,8 @@ def evaluate_snapshot(
         grid=result.grid.shape,
         timings=result.timings,
         warnings=result.warnings,
-        curves=_curves(result, snapshot, min(emulator.info.complete_to, snapshot.complete_to)),
+        scores=scores,
+        curves=_curves(result, snapshot, complete_to),
     )
 
 

@@ -145,6 +145,10 @@ class Loss:
 
         With ``progress`` (epochs) set, the terms have the weights of that moment, else those of the end.
         """
+        return self.by_point(network, batch).sum() / batch.total
+
+    def by_point(self, network: LDOSNetwork, batch: Batch) -> Tensor:
+        """(B,) loss of each row of the batch."""
         error = network.scaled(batch.features) - batch.ldos / self.ldos_scale
         loss = (error.square() * self.energy_weights[batch.snapshot]).mean(dim=1)
         if self.functionals is not None:
@@ -155,7 +159,7 @@ class Loss:
             integrated = torch.cumsum(error * sound * self.steps, dim=1)
             factor = self.config.factor("integrated", self.progress)
             loss = loss + factor * (integrated.square() * sound).mean(dim=1)
-        return (loss * self.snapshot_weights[batch.snapshot]).sum() / batch.total
+        return loss * self.snapshot_weights[batch.snapshot]
 
     def _factors(self, like: Tensor) -> Tensor:
         """(K,) factors of density and grand potential, those that are on."""

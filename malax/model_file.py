@@ -3,7 +3,8 @@
 Tensors are named ``energy_grid``, ``network.<parameter>``, ``pseudopotential.<element>.<array>`` and
 ``domain.<array>``; the header's one entry, ``malax``, is the JSON of `ModelInfo` and of the plain data of
 pseudopotentials and domain. The further members of an ensemble are ``member<i>.<parameter>``, i = 1..k-1;
-such a file has format version 2, so that an older malax does not take its first member for the whole.
+such a file has format version 2, so that an older malax does not take its first member for the whole. The
+calibration of their spread stands in the header, too; an older malax reads past it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from malax.calibration import Calibration
 from malax.descriptors import Descriptor
 from malax.domain import Domain
 from malax.errors import FileError
@@ -104,6 +106,7 @@ class ModelContents(NamedTuple):
     pseudopotentials: dict[str, Pseudopotential]
     domain: Domain | None
     sha256: str
+    calibration: Calibration | None = None
 
 
 def serialize(
@@ -112,6 +115,7 @@ def serialize(
     members: Sequence[Member],
     pseudopotentials: Mapping[str, Pseudopotential],
     domain: Domain | None = None,
+    calibration: Calibration | None = None,
 ) -> bytes:
     """The bytes of a model file. The same model always gives the same bytes."""
     tensors = {"energy_grid": torch.tensor(np.asarray(energy_grid, dtype=np.float64))}
@@ -128,6 +132,8 @@ def serialize(
     header: dict[str, Any] = {"info": info.model_dump(mode="json"), "pseudopotentials": plain}
     if len(members) > 1:
         header["members"] = [config.model_dump(mode="json") for config, _ in members[1:]]
+    if calibration is not None:
+        header["calibration"] = calibration.to_plain()
     if domain is not None:
         arrays, header["domain"] = domain.to_arrays()
         for name, array in arrays.items():
@@ -166,9 +172,11 @@ def read_model(path: str | os.PathLike[str]) -> ModelContents:
         domain = None
         if "domain" in header:
             domain = Domain.from_arrays(_under(tensors, "domain."), header["domain"])
+        calibration = Calibration.from_plain(header["calibration"]) if "calibration" in header else None
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path}: this malax model is incomplete ({error!r}); save it again") from error
-    return ModelContents(info, grid, members, pseudopotentials, domain, hashlib.sha256(content).hexdigest())
+    sha256 = hashlib.sha256(content).hexdigest()
+    return ModelContents(info, grid, members, pseudopotentials, domain, sha256, calibration)
 
 
 def _read_safetensors(path: Path) -> tuple[bytes, dict[str, Any], dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ Layout of the file (every dataset carries its unit in the attribute ``unit``)::
     /density             (nx, ny, nz)
     /ldos                (nx, ny, nz, E) float32, if asked for
     /spread              of an ensemble of k members: energies/<term> (k,), fermi_levels (k,), dos_std (E,),
-                         density_std (nx, ny, nz)
+                         density_std (nx, ny, nz); attribute calibration (JSON) if they are calibrated
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from ase import Atoms
 
+from malax.calibration import Calibration
 from malax.comm import Comm, SerialComm, as_comm
 from malax.energies import Energies
 from malax.ensemble import Spread, mean_over_grid
@@ -185,6 +186,8 @@ class Result:
                 hdf5.put(file, f"spread/energies/{term}", values, "eV")
             hdf5.put(file, "spread/fermi_levels", self.spread.fermi_levels, "eV")
             hdf5.put(file, "spread/dos_std", self.spread.dos_std, "1/eV")
+            if self.spread.calibration is not None:
+                file["spread"].attrs["calibration"] = json.dumps(self.spread.calibration.to_plain())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], comm: Any = None) -> Result:
@@ -335,12 +338,14 @@ def load(path: str | os.PathLike[str], comm: Any = None) -> Result | Snapshot:
 
 def _read_spread(group: h5py.Group, part: tuple[int, int], comm: Comm) -> Spread:
     density_std = hdf5.flat_range(group["density_std"], *part)
+    known = group.attrs.get("calibration")
     return Spread(
         energies={term: values[()] for term, values in group["energies"].items()},
         fermi_levels=group["fermi_levels"][()],
         dos_std=group["dos_std"][()],
         density_std=density_std,
         density_std_mean=mean_over_grid(density_std, math.prod(group["density_std"].shape), comm),
+        calibration=None if known is None else Calibration.from_plain(json.loads(known)),
     )
 
 

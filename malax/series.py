@@ -20,6 +20,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from malax.differences import minus
 from malax.errors import FileError, InputError
 from malax.io.files import atomic_path
 from malax.result import Result
@@ -37,6 +38,9 @@ COLUMNS = (
     "members",
     "fermi_level_std_eV",
     *(f"{term}_std_eV" for term in TERMS),
+    "total_free_members",
+    "minus_first_eV_per_atom",
+    "minus_first_std_eV_per_atom",
     "outside",
     "seconds",
     "file",
@@ -54,11 +58,15 @@ def key_of(atoms: Atoms, temperature: float | None, *rest: Any) -> str:
     return digest.hexdigest()[:24]
 
 
-def row_of(label: str, result: Result, file: Path | None, key: str) -> dict[str, str]:
+def row_of(
+    label: str, result: Result, file: Path | None, key: str, first: dict[str, str] | None = None
+) -> dict[str, str]:
     """What the table says of a result: text under `COLUMNS`, numbers with all their digits.
 
-    Standard deviations and the number of members are those of an ensemble, else empty.
+    Standard deviations and the number of members are those of an ensemble, else empty. ``minus_first`` is the
+    free energy per atom minus that of the row ``first``.
     """
+    difference = None if first is None else minus(result.as_json(), as_json(first))
     terms, spread = result.terms(), result.spread
     stds: dict[str, float] = {} if spread is None else spread.std
     values: dict[str, Any] = {
@@ -73,6 +81,9 @@ def row_of(label: str, result: Result, file: Path | None, key: str) -> dict[str,
         "members": None if spread is None else spread.n_members,
         "fermi_level_std_eV": None if spread is None else spread.fermi_level_std,
         **{f"{term}_std_eV": stds.get(term) for term in TERMS},
+        "total_free_members": None if spread is None else _texts(spread.energies.get("total_free", [])),
+        "minus_first_eV_per_atom": None if difference is None else difference[0],
+        "minus_first_std_eV_per_atom": None if difference is None else difference[1],
         "outside": result.outside,
         "seconds": round(result.timings.get("total", 0.0), 3),
         "file": file or "",
@@ -85,6 +96,10 @@ def row_of(label: str, result: Result, file: Path | None, key: str) -> dict[str,
     }
 
 
+def _texts(values: Iterable[float]) -> str:
+    return " ".join(repr(float(value)) for value in values)
+
+
 def as_json(row: dict[str, str]) -> dict[str, Any]:
     """A row as ``malax predict --json`` prints a result that an earlier run has finished."""
 
@@ -95,6 +110,7 @@ def as_json(row: dict[str, str]) -> dict[str, Any]:
         "members": int(row["members"] or 0),
         "energies_std": {t: number(f"{t}_std_eV") for t in TERMS if row[f"{t}_std_eV"]},
         "fermi_level_std": number("fermi_level_std_eV"),
+        "energies": {"total_free": [float(value) for value in row["total_free_members"].split()]},
     }
     return {
         "structure": row["structure"],

@@ -23,6 +23,7 @@ from malax.train_config import TrainConfig
 from malax.train_finish import MACHINE, SNAPSHOTS, build, finish, portable
 from malax.train_log import Log
 from malax.training import Training, TrainingInterrupted, Watch
+from malax.uncertainty import calibrate
 
 __all__ = ["TrainConfig", "TrainingInterrupted", "train"]
 
@@ -73,17 +74,16 @@ def train(
         torch.set_num_threads(config.threads)
     _check_device(config.device)
     _check_outputs(config, resume, overwrite)
-    sets = {role: [Snapshot.load(path) for path in getattr(config.data, role)] for role in SNAPSHOTS}
-    everything = [s for snapshots in sets.values() for s in snapshots]
-    check_distinct(everything)
-    check_compatible(everything)
-    state = checkpoint.load(config.checkpoint) if resume else None
+    sets = _load_sets(config)
+    state, note = _last_state(config) if resume else (None, None)
     identity = _identity(config, sets)
     if state is not None:
         _check_identity(identity, state[1]["identity"], config)
     _make_folder(config, comm)
     comm.barrier()
     log = Log(config.folder if comm.rank == 0 else None, state[1]["epoch"] if state else 0, quiet)
+    if note is not None:
+        log.say(note)
     try:
         training = _prepare(config, sets, identity, state, comm, log)
         training.watch = watch
@@ -103,6 +103,7 @@ def _train_members(
     """Train the networks of an ensemble one after the other; join them in one model and test it."""
     _make_folder(config, comm)
     comm.barrier()
+    sets = _load_sets(config)
     if resume and not comm.bcast((config.folder / "member0.run").is_dir()):
         raise FileError(f"there is nothing in {config.folder} to resume from; start without --resume")
     parts = []
@@ -115,25 +116,44 @@ def _train_members(
         }
         one = config.model_copy(update=changes)
         parts.append(one.output)
-        begun, done = comm.bcast((one.checkpoint.is_file(), one.output.is_file()))
+        begun, done = comm.bcast((one.folder.is_dir(), one.output.is_file()))
         if not (resume and done):
             train(one, comm, resume and begun, overwrite or resume, watch=watch, quiet=quiet)
     log = Log(None if comm.rank else config.folder, quiet=quiet, tables=False)
     try:
         joined = Emulator.combine([Emulator.load(path) for path in parts])
         joined.info = joined.info.model_copy(update={"config": portable(config)})
-        test = [Snapshot.load(path) for path in config.data.test]
-        finish(joined, config, test, comm, log)
+        joined.calibration = calibrate(joined, sets["validation"], comm, log.say, log.progress)
+        finish(joined, config, sets["test"], comm, log)
     finally:
         log.close()
     return config.output
+
+
+def _load_sets(config: TrainConfig) -> dict[str, list[Snapshot]]:
+    """The snapshots of each role, all of which go together."""
+    sets = {role: [Snapshot.load(path) for path in getattr(config.data, role)] for role in SNAPSHOTS}
+    everything = [s for snapshots in sets.values() for s in snapshots]
+    check_distinct(everything)
+    check_compatible(everything)
+    return sets
+
+
+def _last_state(config: TrainConfig) -> tuple[checkpoint.State | None, str | None]:
+    """What to resume from, None for the very beginning, and what to say about it."""
+    if config.folder.is_dir() and not checkpoint.exists(config.checkpoint):
+        return (
+            None,
+            f"{config.folder} holds no checkpoint, no epoch was finished: starting from the beginning",
+        )
+    return checkpoint.load_last(config.checkpoint)
 
 
 def _prepare(
     config: TrainConfig,
     sets: dict[str, list[Snapshot]],
     identity: dict[str, Any],
-    state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None,
+    state: checkpoint.State | None,
     comm: Comm,
     log: Log,
 ) -> Training:
@@ -152,6 +172,8 @@ def _prepare(
     network = LDOSNetwork.from_config(config.network, rows.n_features, rows.n_energies, generator)
     if state is None:
         statistics = collect(training, functionals(training.snapshots), comm, log.progress)
+        if not all(np.isfinite(m.mean).all() for m in (statistics.features, statistics.ldos)):
+            raise FileError(training.damage())
         scale_network(network, statistics, config.scaling)
         return Training(config, network, training, validation, statistics.spread, identity, comm, log)
     tensors, numbers = state
@@ -190,7 +212,7 @@ def _check_outputs(config: TrainConfig, resume: bool, overwrite: bool) -> None:
         return
     if config.output.exists():
         raise FileError(f"{config.output} exists: give another output, --resume to train on, or --overwrite")
-    if config.checkpoint.exists():
+    if checkpoint.exists(config.checkpoint):
         raise FileError(
             f"{config.folder} holds an unfinished training: give --resume to go on, "
             "or --overwrite to start anew"
@@ -209,5 +231,7 @@ def _make_folder(config: TrainConfig, comm: Comm) -> None:
     if comm.rank == 0:
         try:
             config.folder.mkdir(parents=True, exist_ok=True)
+            for left in config.folder.glob(".*.part"):  # of a process that was killed while it wrote
+                left.unlink()
         except OSError as error:
             raise MachineError(f"cannot make the folder {config.folder}: {error.strerror}") from error

@@ -107,7 +107,8 @@ def finish(emulator: Emulator, config: TrainConfig, test: Sequence[Snapshot], co
         return
     found = {e.name: {**e.errors, "density_mape": e.density_mape} for e in errors}
     info = emulator.info.model_copy(update={"test_errors": found})
-    final = Emulator(emulator.network, info, emulator.energy_grid, emulator.pseudopotentials, emulator.domain)
+    parts = (emulator.energy_grid, emulator.pseudopotentials, emulator.domain, emulator.calibration)
+    final = Emulator(emulator.network, info, *parts)
     final.save(config.output)
     for line in report(errors):
         log.say(line)

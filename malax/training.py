@@ -35,7 +35,7 @@ from malax.physics_loss import UNITS, PhysicsLoss, Sample
 from malax.precision import check_bfloat16
 from malax.train_config import TrainConfig
 from malax.train_log import Log
-from malax.validation import Errors, energy_errors, mean_loss
+from malax.validation import Errors, NotFinite, energy_errors, mean_loss, named
 
 Watch = Callable[[Mapping[str, Any]], None]
 """Called after every epoch with its row of log.csv."""
@@ -106,6 +106,7 @@ class Training:
         self.best_score = self.lowest_loss = math.inf
         self.loss_sum = self.seconds = 0.0
         self.signal: int | None = None
+        self.sampled: str | None = None
         self.watch: Watch | None = None
 
     @property
@@ -150,7 +151,7 @@ class Training:
             self.loss_sum += loss
             norm = clip_gradient(self.network, self.config.optimizer.gradient_clip)
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise MalaxError(self._diverged())
+                raise MalaxError(self._not_finite(batch))
             self.gradients.step()
             self.average.update()
             self.step += 1
@@ -165,6 +166,7 @@ class Training:
         physics = self.physics
         due = physics.due(self.step)
         sample = physics.sample(self.config.seed, self.epoch, self.step) if due else None
+        self.sampled = None if sample is None else self.training.snapshots[sample.snapshot].name
         loss = self.gradients.compute(batch.to(self.device), sample).item()
         if self.comm.size == 1:
             return loss, self.signal is not None
@@ -182,9 +184,10 @@ class Training:
         started = time.perf_counter()
         network = self.average.network.eval()
         take = self.validation.take(self.config.data)
-        loss = mean_loss(network, self.validation, self.validation_loss, self.comm, take)
-        if not math.isfinite(loss):
-            raise MalaxError(self._diverged())
+        try:
+            loss = mean_loss(network, self.validation, self.validation_loss, self.comm, take)
+        except NotFinite as error:
+            raise MalaxError(f"{error} after epoch {self.epoch + 1} ({self._kept()})") from error
         self.epoch += 1
         self._note_plateau(loss)
         row = {
@@ -262,12 +265,32 @@ class Training:
             setattr(self, name, math.inf if numbers[name] is None else numbers[name])
         self.average.steps = numbers["average_steps"]
 
-    def _diverged(self) -> str:
-        kept = f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint yet"
+    @torch.no_grad()
+    def _not_finite(self, batch: Batch) -> str:
+        """Whose rows of the batch are bad, or whose loss is; collective."""
+        table = np.zeros((2, len(self.training.snapshots)))
+        rows = torch.cat([batch.features, batch.ldos], dim=1)
+        losses = self.loss.by_point(self.network, batch.to(self.device)).cpu()
+        for counts, values in zip(table, (rows, losses[:, None]), strict=True):
+            np.add.at(counts, batch.snapshot[~values.isfinite().all(dim=1)].numpy(), 1)
+        data, loss = self.comm.allreduce(table) > 0
+        where = f"in epoch {self.epoch + 1}, step {self.step + 1} ({self._kept()})"
+        if data.any():
+            bad = np.flatnonzero(data)[0]
+            return (
+                f"the data of {named(self.training.snapshots, data)} are not finite {where}: remove "
+                f"{self.training.rows[bad].path}, which is then computed anew"
+            )
+        whose = f" (that of {named(self.training.snapshots, loss)})" if loss.any() else ""
+        if self.sampled and not whose:
+            whose = f" (loss.physics of snapshot {self.sampled})"
         return (
-            f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({kept}): try a smaller "
-            f"optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}) or a gradient_clip"
+            f"the loss{whose} is not finite {where}: try a smaller optimizer.learning_rate "
+            f"(now {self.config.optimizer.learning_rate:g}) or a gradient_clip"
         )
+
+    def _kept(self) -> str:
+        return f"the checkpoint of epoch {self.epoch} is kept" if self.epoch else "there is no checkpoint yet"
 
     def _interrupted(self) -> None:
         self.save()

@@ -7,6 +7,7 @@ the first gives the DOS and with it the Fermi level, the second the density ther
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,16 @@ import torch
 from malax.comm import Comm
 from malax.dataset import Dataset
 from malax.energies import total_free_energy
-from malax.errors import InputError
+from malax.errors import InputError, MalaxError
 from malax.fields import percentage_error, resample
 from malax.io.snapshot import Snapshot
 from malax.loss import Loss
 from malax.network import LDOSNetwork
 from malax.observables import from_dos, number_weights
+
+
+class NotFinite(MalaxError):
+    """A loss is NaN or infinite; the message names the snapshots."""
 
 
 class Errors(NamedTuple):
@@ -41,14 +46,32 @@ def mean_loss(network: LDOSNetwork, dataset: Dataset, loss: Loss, comm: Comm, ta
     """The loss over ``take`` points of each snapshot of a dataset, always the same ones; collective.
 
     The ranks share the snapshots, whose sums are added in one order: the same value on any number of ranks.
+
+    Raises
+    ------
+    NotFinite
+        the loss of some of the snapshots is not finite.
     """
     sums = np.zeros((len(dataset.rows), 2))
     for snapshot in range(comm.rank, len(dataset.rows), comm.size):
         for _, batch in dataset.blocks(snapshot, take[snapshot]):
             batch = batch.to(loss.device)
             sums[snapshot] += loss(network, batch).item() * batch.total, batch.total
-    total, count = comm.allreduce(sums).sum(axis=0)
+    sums = comm.allreduce(sums)
+    bad = ~np.isfinite(sums[:, 0])
+    if bad.any():
+        raise NotFinite(f"the validation loss of {named(dataset.snapshots, bad)} is not finite")
+    total, count = sums.sum(axis=0)
     return float(total / count)
+
+
+def named(snapshots: Sequence[Snapshot], which: np.ndarray) -> str:
+    """The snapshots where ``which`` (S,) is true, as text for a message."""
+    if which.all() and len(snapshots) > 1:
+        return "all snapshots"
+    names = [s.name for s, bad in zip(snapshots, which, strict=True) if bad]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"snapshot{'s' if len(names) > 1 else ''} {shown}"
 
 
 def energy_errors(network: LDOSNetwork, dataset: Dataset, comm: Comm, device: torch.device) -> list[Errors]:

@@ -52,6 +52,11 @@ Jobs = Annotated[
     str | None,
     typer.Option("--jobs", metavar="slurm|pbs", help="Write a job array instead of running anything."),
 ]
+Active = Annotated[
+    Path | None,
+    typer.Option("--active", metavar="MODEL", help="Of the recipe those that the model knows least."),
+]
+Take = Annotated[int, typer.Option("--take", metavar="N", min=1, help="With --active: how many.")]
 
 # malax predict
 
@@ -124,6 +129,7 @@ _LISTS = {
     "--pseudo": str,
     "--only": str,
     "--table": str,
+    "--data": str,
 }
 """Options that take several values after one name, as in ``--temperature 298 933``."""
 

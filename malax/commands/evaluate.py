@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from malax.calibration import pooled, within
 from malax.comm import on_root, world
 from malax.commands.console import Console, error, number
 from malax.errors import FileError
@@ -60,6 +61,7 @@ def evaluate(
             "snapshots": [one.as_json() for one in errors],
             "groups": [one.as_json() for one in groups],
             "plots": [str(path) for path in written],
+            "coverage": coverage(errors) if any(one.scores for one in errors) else None,
         }
     )
 
@@ -106,6 +108,7 @@ def show(console: Console, errors: Sequence[SnapshotErrors], groups: Sequence[Gr
         console.say("* seen in training or validation: says nothing about structures unseen")
     console.say()
     _show_electrons(console, errors)
+    _show_error_bars(console, errors)
     _show_groups(console, groups)
 
 
@@ -129,6 +132,43 @@ def _show_electrons(console: Console, errors: Sequence[SnapshotErrors]) -> None:
     ]
     console.table(["snapshot", "malax", "DFT's LDOS", "electrons"], rows)
     console.say()
+
+
+def _show_error_bars(console: Console, errors: Sequence[SnapshotErrors]) -> None:
+    """Of an ensemble: z of each energy, and how much of density and DOS lies within two error bars."""
+    scores = [one.scores for one in errors if one.scores is not None]
+    if not scores:
+        return
+    console.say("Error bars: error / error bar of each energy (malax - DFT);")
+    console.say("  density points and DOS values within two error bars, in %")
+    console.say()
+    rows = []
+    for one in errors:
+        if one.scores is not None:
+            z = [number(one.scores.z.get(t), 2, True) for t in (*TERMS, "fermi_level")]
+            rows.append(
+                [_short(one), *z, *map(_percent, (within(one.scores.density), within(one.scores.dos)))]
+            )
+    console.table(["snapshot", "band", "-TS", "Hartree", "XC", "total", "mu", "dens.", "DOS"], rows, gap=1)
+    found = coverage(errors)
+    console.say(
+        f"pooled over density points and DOS values of {found['snapshots']} "
+        f"{'unseen ' if found['unseen'] else ''}snapshots: {_percent(found['within_2_sigma'])} % "
+        "(95.4 % is right)"
+    )
+    console.say()
+
+
+def coverage(errors: Sequence[SnapshotErrors]) -> dict[str, Any]:
+    """How much of density and DOS lies within two error bars, over the snapshots that the model has not seen
+    (over all if it has seen them all)."""
+    unseen = [one.scores for one in errors if one.scores is not None and one.seen is None]
+    used = unseen or [one.scores for one in errors if one.scores is not None]
+    return {"snapshots": len(used), "unseen": bool(unseen), "within_2_sigma": pooled(used)}
+
+
+def _percent(fraction: float | None) -> str:
+    return number(None if fraction is None else 100 * fraction, 1)
 
 
 def _show_groups(console: Console, groups: Sequence[GroupErrors]) -> None:

@@ -100,6 +100,9 @@ def describe_model(emulator: Emulator) -> list[Line]:
     members = len(members_of(emulator.network))
     if members > 1:
         lines.append(("members", f"{members} networks, the first is described above", members))
+        known = emulator.calibration
+        text = "not calibrated" if known is None else f"calibrated on {_names(list(known.snapshots))}"
+        lines.append(("error bars", text, None if known is None else known.to_plain()))
     if emulator.domain is not None:
         lines.append(
             (

@@ -145,7 +145,10 @@ def _predict_all(
     if before:
         console.say(f"note         {before} of {len(objects)} results were finished by an earlier run")
     # one result is the object itself; several stand in a list
-    console.finish(objects[0] if len(objects) == 1 else {"results": objects})
+    from malax.differences import against_first
+
+    several = {"results": objects, "differences": against_first(objects)}
+    console.finish(objects[0] if len(objects) == 1 else several)
 
 
 def _load(models: Sequence[Path]) -> Emulator:

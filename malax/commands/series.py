@@ -58,14 +58,23 @@ class Series:
 
     def finished_object(self, key: str) -> dict[str, Any]:
         """A finished result as ``--json`` prints it."""
-        return as_json(self.finished[key])
+        found = as_json(self.finished[key])
+        if found["spread"] is not None and self._emulator.calibration is not None:
+            found["spread"]["calibration"] = self._emulator.calibration.to_plain()
+        return found
 
     def add(self, structure: Structure, result: Result, written: Sequence[Path], key: str) -> None:
         """Add a row, on rank 0; collective."""
 
         def add() -> None:
             if self._table is not None and key not in self._table.finished:
-                row = row_of(structure.label, result, written[0] if written else None, key)
+                alike = (
+                    row
+                    for row in self._table.finished.values()
+                    if float(row["temperature_K"]) == result.temperature
+                )
+                file = written[0] if written else None
+                row = row_of(structure.label, result, file, key, next(alike, None))
                 self._table.add(row, result.atoms)
 
         on_root(self.comm, add)
