@@ -12,12 +12,15 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 
-from malax import kernels, library
+from malax import library
 from malax.emulator import Emulator
 from malax.energies import hartree_energy, total_free_energy
+from malax.ensemble import members_of
 from malax.errors import MissingPeerError
 from malax.estimate import Job
 from malax.grid import Grid
+from malax.inference import Inference
+from malax.predict import N_NODES
 
 TRIAL_SECONDS = 1.0
 _ROWS = 4096
@@ -27,7 +30,7 @@ _SAMPLE_CELLS = 4
 @dataclass(frozen=True)
 class Costs:
     """Microseconds per grid point of this process with its threads; ``lammps`` is None where it is not
-    installed."""
+    installed; ``network`` is up to density and DOS, of all members."""
 
     system: str
     n_features: int
@@ -36,15 +39,14 @@ class Costs:
     native: float
     lammps: float | None
     network: float
-    reduction: float
     energies: float
     points_per_atom: float
     kernels: dict[str, Any]
 
     @property
     def total(self) -> float:
-        """Native descriptors, network and reduction together."""
-        return self.native + self.network + self.reduction
+        """Native descriptors and network together."""
+        return self.native + self.network
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "total": self.total, "unit": "microseconds per grid point"}
@@ -60,13 +62,12 @@ def measure(emulator: Emulator, atoms: Atoms | None = None) -> Costs:
     def native() -> Any:
         return descriptor.compute(atoms, grid, 0, stop, backend="native", dtype="float32")
 
-    rows = torch.rand(_ROWS, descriptor.n_features)
-    ldos = np.random.default_rng(0).random((_ROWS, len(energies)), dtype=np.float32)
-    weights = np.ones((5, len(energies)))
+    rows = np.random.default_rng(0).random((_ROWS, descriptor.n_features), dtype=np.float32)
+    members = [Inference(one, _ROWS) for one in members_of(emulator.network)]
+    reducers = [one.reducer(np.ones((N_NODES, len(energies)))) for one in members]
 
-    @torch.inference_mode()
     def network() -> Any:
-        return emulator.network(rows)
+        return [reduce(rows) for reduce in reducers]
 
     return Costs(
         system=f"{atoms.get_chemical_formula()}, grid {grid.shape}",
@@ -76,7 +77,6 @@ def measure(emulator: Emulator, atoms: Atoms | None = None) -> Costs:
         native=_microseconds(native, stop),
         lammps=_lammps(emulator, atoms, grid),
         network=_microseconds(network, _ROWS),
-        reduction=_microseconds(lambda: kernels.ldos_moments(ldos, weights), _ROWS),
         energies=_energies(emulator, atoms, grid),
         points_per_atom=grid.n_points / len(atoms),
         kernels=library.build_info(),

@@ -37,7 +37,7 @@ from malax.predict import N_NODES, Physics, chebyshev, coarse_grid, interpolate
 from malax.streaming import Chain, Clock
 from malax.tiles import Tiles, tile_costs
 
-STAGES = ("descriptors", "network", "reduction", "domain")
+STAGES = ("descriptors", "network", "domain")
 
 _SIDE = 54
 """Grid points along an axis of the cell on which the energies are timed."""

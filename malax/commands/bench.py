@@ -32,8 +32,7 @@ def bench(model: Path | None, n_atoms: int, ranks: int, console: Console) -> Non
     rows = [
         [f"descriptors, native ({costs.n_features})", f"{costs.native:.2f}"],
         ["descriptors, LAMMPS", "not installed" if costs.lammps is None else f"{costs.lammps:.2f}"],
-        [f"network ({costs.n_energies} energies)", f"{costs.network:.2f}"],
-        ["reduction to density and DOS", f"{costs.reduction:.2f}"],
+        [f"network ({costs.n_energies} energies), to density and DOS", f"{costs.network:.2f}"],
         ["together, native", f"{costs.total:.2f}"],
         ["Hartree, XC, Ewald", f"{costs.energies:.2f}"],
     ]

@@ -66,7 +66,7 @@ def compare(folder: Path, text: str, points: int, model: Path) -> list[list[str]
         "cpu, s": (said["start_seconds"] + said["seconds"]["total"], cpu),
         "output, MB": (said["output_bytes"] / 1e6, output.stat().st_size / 1e6),
     }
-    stages = {"first pass", "descriptors", "network", "reduction", "energies"}
+    stages = {"first pass", "descriptors", "network", "domain", "energies"}
     pairs |= {
         f"  {name}, s": (said["seconds"][name], found["timings"][name])
         for name in sorted(stages & set(said["seconds"]))
