@@ -19,6 +19,7 @@ from malax.errors import InputError
 from malax.estimate import Job
 from malax.fits import gigabytes
 from malax.grid import Grid
+from malax.long_run import INTERVAL
 
 if TYPE_CHECKING:
     from malax.commands.predict import PredictOptions, Structure
@@ -170,6 +171,8 @@ def report(
     sizes = fits.file_sizes(emulator, job, files)
     output = job.n_temperatures * sum(size for name, size in sizes.items() if name != "tiles")
     seconds = probe.times(emulator, job, rates, sizes)
+    if "h5" in sizes and seconds["total"] > INTERVAL:
+        sizes["tiles"] = sizes.get("tiles", 0.0) + fits.kept_bytes(emulator, job)
     fault = None
     try:
         fits.check_memory(emulator, job, label, there, fits.gathered_bytes(job, files))
@@ -239,7 +242,7 @@ def show(console: Console, label: str, found: dict[str, Any]) -> None:
     console.say(f"together     {duration(found['seconds']['total'])}, and {' and '.join(rest)}")
     for name, size in found["files_bytes"].items():
         times = f" x {found['temperatures']}" if found["temperatures"] > 1 and name != "tiles" else ""
-        gone = ", until the LDOS is written" if name == "tiles" else ""
+        gone = ", until the result is written" if name == "tiles" else ""
         console.say(f"output       {name}: {gigabytes(size)}{times}{gone}")
     if found["fault"]:
         console.warn(found["fault"])
