@@ -213,22 +213,12 @@ def show(console: Console, label: str, found: dict[str, Any]) -> None:
     )
     several = [f"{found[name]} {name}" for name in ("members", "temperatures") if found[name] > 1]
     if several:
-        console.say(f"of it        {', '.join(several)}")
+        console.say(f"for          {', '.join(several)}")
     console.say(
         f"ranks        {found['ranks']}, threads each {found['threads']}; "
         f"at most {found['rank_points']} points on a rank"
     )
-    console.say(
-        f"memory       {gigabytes(found['peak_bytes'])} per rank at the peak, "
-        f"{gigabytes(found['start_bytes'])} of it at the start"
-    )
-    for stage, size in found["stage_bytes"].items():
-        console.say(f"             {stage}: {gigabytes(size)}")
-    if found["available_bytes"] is not None:
-        console.say(
-            f"             {gigabytes(found['available_bytes'])} available on a node, "
-            f"for {found['ranks_per_node']} of the ranks"
-        )
+    _show_memory(console, found)
     console.table(
         ["time", "s"],
         [
@@ -247,3 +237,17 @@ def show(console: Console, label: str, found: dict[str, Any]) -> None:
     if found["fault"]:
         console.warn(found["fault"])
     console.say()
+
+
+def _show_memory(console: Console, found: dict[str, Any]) -> None:
+    console.say(
+        f"memory       {gigabytes(found['peak_bytes'])} per rank at the peak, "
+        f"{gigabytes(found['start_bytes'])} of it at the start"
+    )
+    for stage, size in found["stage_bytes"].items():
+        console.say(f"             {stage}: {gigabytes(size)}")
+    if found["available_bytes"] is not None:
+        console.say(
+            f"             {gigabytes(found['available_bytes'])} available on a node, "
+            f"for {found['ranks_per_node']} of the ranks"
+        )
