@@ -116,8 +116,8 @@ def check_disk(sizes: Mapping[Path, float], free: int | None = None) -> None:
 def file_sizes(emulator: Emulator, job: Job, names: Collection[str]) -> dict[str, float]:
     """Bytes of the outputs of one result; ``names`` of those wanted.
 
-    h5, cube, preview, xsf, dos, extxyz, qe-save: the files of these options; tiles: what is there while the
-    LDOS is being computed, and goes when it is written.
+    h5, cube, preview, xsf, dos, extxyz, qe-save: the files of these options; tiles: the LDOS beside them,
+    which goes when it is in the result.
     """
     n, n_energies = job.grid.n_points, len(emulator.energy_grid)
     ldos = estimate.SINGLE * n * n_energies if job.ldos else 0
@@ -134,6 +134,13 @@ def file_sizes(emulator: Emulator, job: Job, names: Collection[str]) -> dict[str
         "tiles": ldos,
     }
     return {name: float(size) for name, size in sizes.items() if name in names and size}
+
+
+def kept_bytes(emulator: Emulator, job: Job) -> float:
+    """Bytes of the tiles that a run of more than `malax.long_run.INTERVAL` seconds keeps, to be taken up
+    again."""
+    members = len(members_of(emulator.network))
+    return float(estimate.REAL * estimate.N_NODES * members * job.n_temperatures * job.grid.n_points)
 
 
 def _header(job: Job) -> int:

@@ -19,6 +19,7 @@ from malax.errors import InputError
 from malax.estimate import Job
 from malax.fits import gigabytes
 from malax.grid import Grid
+from malax.long_run import INTERVAL
 
 if TYPE_CHECKING:
     from malax.commands.predict import PredictOptions, Structure
@@ -170,6 +171,8 @@ def report(
     sizes = fits.file_sizes(emulator, job, files)
     output = job.n_temperatures * sum(size for name, size in sizes.items() if name != "tiles")
     seconds = probe.times(emulator, job, rates, sizes)
+    if "h5" in sizes and seconds["total"] > INTERVAL:
+        sizes["tiles"] = sizes.get("tiles", 0.0) + fits.kept_bytes(emulator, job)
     fault = None
     try:
         fits.check_memory(emulator, job, label, there, fits.gathered_bytes(job, files))
@@ -210,22 +213,12 @@ def show(console: Console, label: str, found: dict[str, Any]) -> None:
     )
     several = [f"{found[name]} {name}" for name in ("members", "temperatures") if found[name] > 1]
     if several:
-        console.say(f"of it        {', '.join(several)}")
+        console.say(f"for          {', '.join(several)}")
     console.say(
         f"ranks        {found['ranks']}, threads each {found['threads']}; "
         f"at most {found['rank_points']} points on a rank"
     )
-    console.say(
-        f"memory       {gigabytes(found['peak_bytes'])} per rank at the peak, "
-        f"{gigabytes(found['start_bytes'])} of it at the start"
-    )
-    for stage, size in found["stage_bytes"].items():
-        console.say(f"             {stage}: {gigabytes(size)}")
-    if found["available_bytes"] is not None:
-        console.say(
-            f"             {gigabytes(found['available_bytes'])} available on a node, "
-            f"for {found['ranks_per_node']} of the ranks"
-        )
+    _show_memory(console, found)
     console.table(
         ["time", "s"],
         [
@@ -239,8 +232,22 @@ def show(console: Console, label: str, found: dict[str, Any]) -> None:
     console.say(f"together     {duration(found['seconds']['total'])}, and {' and '.join(rest)}")
     for name, size in found["files_bytes"].items():
         times = f" x {found['temperatures']}" if found["temperatures"] > 1 and name != "tiles" else ""
-        gone = ", until the LDOS is written" if name == "tiles" else ""
+        gone = ", until the result is written" if name == "tiles" else ""
         console.say(f"output       {name}: {gigabytes(size)}{times}{gone}")
     if found["fault"]:
         console.warn(found["fault"])
     console.say()
+
+
+def _show_memory(console: Console, found: dict[str, Any]) -> None:
+    console.say(
+        f"memory       {gigabytes(found['peak_bytes'])} per rank at the peak, "
+        f"{gigabytes(found['start_bytes'])} of it at the start"
+    )
+    for stage, size in found["stage_bytes"].items():
+        console.say(f"             {stage}: {gigabytes(size)}")
+    if found["available_bytes"] is not None:
+        console.say(
+            f"             {gigabytes(found['available_bytes'])} available on a node, "
+            f"for {found['ranks_per_node']} of the ranks"
+        )
