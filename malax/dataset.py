@@ -42,7 +42,7 @@ class DataConfig(Settings):
     training: FileList = Field(min_length=1)
     """Snapshot files (names or patterns; '!pattern' takes some away again) to train on."""
     validation: FileList = Field(min_length=1)
-    """Snapshot files that stop the training early and choose the best weights."""
+    """Snapshot files that stop the training early, choose the best weights, and calibrate error bars."""
     test: FileList = ()
     """Snapshot files that are only evaluated at the end."""
     cache: FilePath | None = None

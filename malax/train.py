@@ -141,7 +141,8 @@ def _load_sets(config: TrainConfig) -> dict[str, list[Snapshot]]:
 
 def _last_state(config: TrainConfig) -> tuple[checkpoint.State | None, str | None]:
     """What to resume from, None for the very beginning, and what to say about it."""
-    if config.folder.is_dir() and not checkpoint.exists(config.checkpoint):
+    begun = config.folder.is_dir() and not config.output.exists()
+    if begun and not checkpoint.exists(config.checkpoint):
         return (
             None,
             f"{config.folder} holds no checkpoint, no epoch was finished: starting from the beginning",

@@ -50,7 +50,8 @@ class TrainConfig(Settings):
     """Decides the initial weights and the order of the points."""
     members: int = Field(default=1, ge=1)
     """Networks that are trained one after the other, with seed, seed + 1, ..., and stand in the model as an
-    ensemble: their mean is the prediction, their spread its error bar."""
+    ensemble: their mean is the prediction, their spread, calibrated on the validation snapshots, its error
+    bar."""
     threads: int | None = Field(default=None, ge=1)
     """Threads for descriptors and network; null: what torch chooses."""
     device: str = "cpu"

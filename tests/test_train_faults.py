@@ -115,6 +115,18 @@ def test_both_checkpoints_damaged(data: Path, trained: Path, tmp_path: Path) -> 
         train(made, resume=True)
 
 
+def test_a_model_without_its_checkpoint_is_not_trained_anew(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    """--resume begins anew where no epoch was finished, but never over a model that is done."""
+    made = settings(data, tmp_path, EPOCHS)
+    made.folder.mkdir()
+    shutil.copy(trained, made.output)
+    with pytest.raises(FileError, match="there is no checkpoint"):
+        train(made, resume=True)
+    assert made.output.read_bytes() == trained.read_bytes()
+
+
 def poison(data: Path, made: Any, name: str, feature: bool) -> Path:
     """Put a NaN into the cached rows of a snapshot, as a broken disk may."""
     snapshot = Snapshot.load(data / f"{name}.h5")
