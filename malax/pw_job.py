@@ -88,7 +88,9 @@ class Job:
         found = re.findall(r"convergence has been achieved in\s+(\d+) iterations", text)
         return int(found[-1]) if found else None
 
-    def pw(self, command: str, text: str, watch: Watch | None = None) -> None:
+    def pw(
+        self, command: str, text: str, watch: Watch | None = None, needs_wavefunctions: bool = True
+    ) -> None:
         """Run pw.x on this input, unless it has finished here on the same and its wavefunctions are there.
 
         FileError with QE's own words if it fails. ``watch`` is called with the iteration and the estimated
@@ -96,7 +98,7 @@ class Job:
         """
         input_file = self.folder / "pw.in"
         self._restore_xml()
-        if self._finished(input_file, text):
+        if self._finished(input_file, text, needs_wavefunctions):
             return
         # what an interrupted run left behind must not pass for results
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
@@ -107,11 +109,11 @@ class Job:
             temporary.write_text(text)
         self._call(command, "pw.in", "pw.out", watch)
 
-    def _finished(self, input_file: Path, text: str) -> bool:
+    def _finished(self, input_file: Path, text: str, needs_wavefunctions: bool) -> bool:
         output = self.folder / "pw.out"
         if self.xml is None or not input_file.is_file() or not output.is_file():
             return False
-        wavefunctions = any(self.xml.parent.glob("wfc*.*"))
+        wavefunctions = not needs_wavefunctions or any(self.xml.parent.glob("wfc*.*"))
         return (
             wavefunctions
             and input_file.read_text() == text

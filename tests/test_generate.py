@@ -20,13 +20,14 @@ from ase.build import bulk, make_supercell
 from fakes import make_snapshot
 from qe_files import UPF, gaussian, toy, write_run
 
-from malax import cli, generate, pw_job, status
+from malax import cli, generate, probe, pw_job, status
 from malax import config as yaml_config
 from malax.errors import FileError, InputError, MissingPeerError
 from malax.generate import GenerateConfig
 from malax.io.espresso import read_xml
 from malax.io.pw_input import pw_input
 from malax.io.snapshot import Snapshot
+from malax.probe import Window
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -443,7 +444,8 @@ class TwoRanks:
         return [value, self.other] if self.rank == 0 else [self.other, value]
 
     def bcast(self, value: object, root: int = 0) -> object:
-        return value
+        # rank 1 asks for what the probes of rank 0 said
+        return value if self.rank == 0 or value is not None else (True, Window((-14.0, 30.0, 0.5), {}))
 
 
 def test_ranks_deal_out_the_structures(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,3 +612,69 @@ def test_harvest_knows_the_shared_folders(shared_al: Path, tmp_path: Path) -> No
     made = generate.harvest([shared_al / "d00", shared_al / "t00"], tmp_path / "out")
     assert [s.path.name for s in made] == ["d00.h5", "t00.h5"]
     assert made[1].ldos_shape == (24, 24, 24)
+
+
+def test_energies_and_bands_are_picked_from_coarse_runs(kitchen: Kitchen) -> None:
+    tree = json.loads(
+        kitchen.config(groups__a__kpoints=[8, 8, 4], groups__a__indices=[0, 1]).model_dump_json()
+    )
+    group = {k: v for k, v in tree["groups"]["a"].items() if k not in ("files", "n_bands")}
+    group |= {"strain": 0.0, "volumes": [0.95, 1.05]}
+    recipe = {k: tree[k] for k in ("out", "seed", "pseudopotentials", "qe")} | {"ldos": {"sigma": 0.5}}
+
+    def made(**changes: object) -> GenerateConfig:
+        groups = {"a": {**group, **changes.pop("a", {})}}  # type: ignore[dict-item]
+        return yaml_config.validate({**recipe, "groups": groups, **changes}, GenerateConfig, kitchen.folder)
+
+    said: list[str] = []
+    outcomes = generate.run(made(), say=said.append)
+    assert [o.state for o in outcomes] == ["made"] * 2
+    assert {"probe-a0 pw", "probe-a1 pw"} < set(kitchen.calls())  # the most and the least dense
+    kept = json.loads((kitchen.folder / "out/runs/probes.json").read_text())
+    low, high, step = kept["energies"]
+    assert step == 0.25 and said[0].startswith(f"probes: LDOS from {low:g} to {high:g} eV every 0.25 eV")
+    for name in ("a0", "a1"):
+        s = Snapshot.load(kitchen.folder / f"out/{name}.h5")
+        occupied = s.fermi_level + 14 * 8.617333e-5 * s.temperature
+        assert s.complete_to > occupied and low < s.energy_grid[0] + 1e-9 and high > occupied
+        assert s.energy_grid[-1] == pytest.approx(high)
+    # nothing again; another structure joins them on the same energies, without another probe
+    before = kitchen.calls()
+    assert [o.state for o in generate.run(made())] == ["kept"] * 2
+    assert [o.state for o in generate.run(made(a={"indices": [0, 1, 3]}))][2] == "made"
+    assert kitchen.calls() == [*before, "a3 pw"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ldos__energies": [3.0, 30.0, 0.5]}, "group a, coarse run of a0: ldos.energies start at 3 eV"),
+        ({"ldos__energies": [-14.0, 4.0, 0.5]}, "end at 4 eV, but states are occupied up to"),
+        ({"groups__a__n_bands": 4}, "n_bands of 4 make the LDOS complete up to .*more bands are needed"),
+    ],
+)
+def test_what_is_too_narrow_is_refused_after_a_coarse_run(
+    kitchen: Kitchen, changes: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        generate.run(kitchen.config(groups__a__kpoints=[8, 8, 4], groups__a__indices=[0], **changes))
+    assert kitchen.calls() == ["probe-a0 pw"]
+
+
+def test_probes_that_fail_or_are_not_wanted(kitchen: Kitchen) -> None:
+    kitchen.breaks(crash=["probe-a0"])
+    dense = {"groups__a__kpoints": [8, 8, 4], "groups__a__indices": [0]}
+    with pytest.raises(InputError, match="probe of a0: .*S matrix not positive definite"):
+        generate.run(kitchen.config(**dense, groups__a__n_bands="auto"))
+    said: list[str] = []
+    assert [o.state for o in generate.run(kitchen.config(**dense), say=said.append)] == ["made"]
+    assert "were not checked beforehand" in said[0]
+    with pytest.raises(InputError, match="probe: false needs ldos.energies, and n_bands"):
+        generate.run(kitchen.config(**dense, groups__a__n_bands="auto", probe=False))
+
+
+def test_mesh_of_a_probe(kitchen: Kitchen) -> None:
+    config = kitchen.config(groups__a__kpoints=[12, 8, 1])
+    assert probe.mesh(config, "a") == (3, 2, 1)
+    pools = config.qe.model_copy(update={"pw_command": "mpirun -n 32 pw.x -nk 8 -in {input}"})
+    assert probe.mesh(config.model_copy(update={"qe": pools}), "a") == (5, 4, 1)

@@ -138,15 +138,32 @@ def from_run(
 
 
 def _check_start(run: PwRun, folder: Path, source: _Source) -> None:
+    """InputError if the energies of the LDOS start above the lowest states."""
+    check_start(run, folder, float(source.energies[0]), source.sigma, source.kernel)
+
+
+def check_start(run: PwRun, folder: Path, start: float, sigma: float, kernel: str = "gaussian") -> None:
     """InputError if more than a few electrons in 100 000 lie below the energies of the LDOS."""
-    x = (source.energies[0] - run.eigenvalues) / source.sigma
-    below = 0.5 * erfc(-x) if source.kernel == "gaussian" else expit(x)
-    if (run.weights[:, None] * below).sum() > 5e-5 * run.n_electrons:
-        lowest = float(run.eigenvalues.min()) - 2 * COMPLETE_WIDTHS[source.kernel] * source.sigma
+    if start > latest_start(run, sigma, kernel):
+        lowest = float(run.eigenvalues.min()) - 2 * COMPLETE_WIDTHS[kernel] * sigma
         raise InputError(
-            f"{folder}: the energies of the LDOS start at {source.energies[0]:g} eV, above the lowest "
+            f"{folder}: the energies of the LDOS start at {start:g} eV, above the lowest "
             f"states: start at {np.floor(lowest):g} eV"
         )
+
+
+def latest_start(run: PwRun, sigma: float, kernel: str = "gaussian") -> float:
+    """The energy (eV) below which 5 electrons in 100 000 lie, broadened by the kernel."""
+
+    def below(start: float) -> float:
+        x = (start - run.eigenvalues) / sigma
+        return float((run.weights[:, None] * (0.5 * erfc(-x) if kernel == "gaussian" else expit(x))).sum())
+
+    low, high = float(run.eigenvalues.min()) - 20 * sigma, float(run.eigenvalues.max())
+    while high - low > 1e-4 * sigma:
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) <= 5e-5 * run.n_electrons else (low, middle)
+    return low
 
 
 def check_supported(run: PwRun) -> None:
