@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 from malax.errors import FileError, MalaxError
 from malax.io import files
+from malax.io.cube_series import CubeSeries
 from malax.io.espresso import read_xml
-from malax.io.harvest import check_start, energy_axis, from_run
-from malax.io.pw_input import pp_input, pw_input
+from malax.io.harvest import check_start, check_supported, energy_axis, from_run
+from malax.io.pw_input import pw_input
 from malax.io.snapshot import Snapshot
+from malax.pp_job import LdosRun
 from malax.probe import Window
 from malax.pw_job import Job
 from malax.recipe import GenerateConfig
@@ -75,16 +77,14 @@ def _make(structure: Structure, config: GenerateConfig, window: Window, progress
         begin = time.monotonic()
         watch = None if progress is None else partial(progress, structure.name)
         job.pw(config.qe.pw_command, text, watch)
-        if job.xml is not None:
-            check_start(read_xml(job.xml), job.folder, window.energies[0], config.ldos.sigma)
-        if config.ldos.method == "cubes":
-            job.pp(config.qe.pp_command, pp_input(energy_axis(window.energies), config.ldos.sigma))
+        series = None if config.ldos.method == "wavefunctions" else _cubes(job, structure, config, window)
         snapshot = from_run(
             job.folder,
             target,
             ldos=config.ldos.method,
             sigma=config.ldos.sigma,
             energies=window.energies,
+            cubes=series,
             stride=group.ldos_stride,
             name=structure.name,
             keep_bits=config.ldos.keep_bits,
@@ -103,6 +103,25 @@ def _make(structure: Structure, config: GenerateConfig, window: Window, progress
     return Outcome(structure.name, "made", "; ".join([*_floor(checks), *checks.concerns]))
 
 
+def _cubes(job: Job, structure: Structure, config: GenerateConfig, window: Window) -> CubeSeries:
+    """Run pp.x, unless pw.x says already that its LDOS would be refused."""
+    if job.xml is None:
+        raise FileError(f"{job.folder} has no XML of pw.x")
+    run = read_xml(job.xml)
+    check_supported(run)
+    check_start(run, job.folder, window.energies[0], config.ldos.sigma)
+    return LdosRun(
+        job=job,
+        command=config.qe.pp_command,
+        grid=run.grid,
+        energies=energy_axis(window.energies),
+        sigma=config.ldos.sigma,
+        version=run.version,
+        stride=config.groups[structure.group].ldos_stride,
+        keep=config.ldos.keep_cubes,
+    ).series()
+
+
 def _floor(checks: Checks) -> list[str]:
     return [] if checks.floor is None else [f"floor {checks.floor:.2f} meV/atom"]
 
@@ -115,7 +134,10 @@ def _recipe(structure: Structure, config: GenerateConfig, window: Window, text: 
         "group": structure.group,
         "index": structure.number,
         "settings": group.model_dump(mode="json", exclude={"indices", "files"}, exclude_defaults=True),
-        "ldos": {**config.ldos.model_dump(mode="json"), "energies": list(window.energies)},
+        "ldos": {
+            **config.ldos.model_dump(mode="json", exclude={"keep_cubes"}),
+            "energies": list(window.energies),
+        },
     }
     hashed = {
         "pw.in": text,

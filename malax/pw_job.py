@@ -103,8 +103,8 @@ class Job:
         # what an interrupted run left behind must not pass for results
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         (self.folder / "pw.out").unlink(missing_ok=True)
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
+        for path in [*self.folder.glob("*_ldos.cube"), *self.folder.glob("ldos.part*")]:
+            path.unlink()
         with atomic_path(input_file) as temporary:
             temporary.write_text(text)
         self._call(command, "pw.in", "pw.out", watch)
@@ -120,29 +120,21 @@ class Job:
             and "JOB DONE" in output.read_text(errors="replace")
         )
 
-    def pp(self, command: str, text: str) -> None:
-        """Run pp.x for the LDOS, unless it has finished here on the same input. FileError if it fails.
+    def pp(self, command: str, text: str, change_xml: bool = True) -> None:
+        """Run pp.x on this input. FileError with QE's own words if it fails.
 
-        pp.x up to 7.1 takes the kernel of the LDOS from the smearing in the XML: it gets one that says
-        gaussian, and the original is put back.
+        pp.x up to 7.1 takes the kernel of the LDOS from the smearing in the XML: ``change_xml`` gives it one
+        that says gaussian, and puts the original back.
         """
-        input_file, output = self.folder / "pp_ldos.in", self.folder / "pp_ldos.out"
-        if (
-            input_file.is_file()
-            and input_file.read_text() == text
-            and output.is_file()
-            and "JOB DONE" in output.read_text(errors="replace")
-        ):
-            return
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
-        input_file.write_text(text)
+        (self.folder / "pp_ldos.in").write_text(text)
         xml = self.xml
         if xml is None:
             raise FileError(f"{self.folder} has no {XML_NAME}: did pw.x finish?")
-        original = xml.read_text()
+        if not change_xml:
+            self._call(command, "pp_ldos.in", "pp_ldos.out")
+            return
         changed = re.sub(
-            r"(<smearing[^>]*>)\s*(?:fd|fermi-dirac|f-d)\s*(</smearing>)", r"\1gaussian\2", original
+            r"(<smearing[^>]*>)\s*(?:fd|fermi-dirac|f-d)\s*(</smearing>)", r"\1gaussian\2", xml.read_text()
         )
         shutil.copyfile(xml, _saved(xml))
         try:
@@ -151,10 +143,6 @@ class Job:
             self._call(command, "pp_ldos.in", "pp_ldos.out")
         finally:
             self._restore_xml()
-        # the files of pp.x that are no cubes hold the same numbers
-        for path in self.folder.glob("tmp.pp*"):
-            if path.suffix != ".cube":
-                path.unlink()
 
     def _restore_xml(self) -> None:
         """Put back the XML of pw.x that was saved before pp.x ran."""
@@ -162,9 +150,9 @@ class Job:
             os.replace(_saved(self.xml), self.xml)
 
     def clean(self, keep_wavefunctions: bool) -> None:
-        """Remove what the snapshot holds already and what is large: cubes, wavefunctions, scratch files."""
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
+        """Remove what the snapshot holds already and what is large: the LDOS, wavefunctions."""
+        for path in self.folder.glob("ldos.part*"):
+            path.unlink()
         if not keep_wavefunctions:
             for path in [*self.folder.glob("tmp/*.wfc*"), *self.folder.glob("tmp/*.save/wfc*")]:
                 path.unlink()

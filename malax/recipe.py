@@ -25,6 +25,8 @@ class LDOSSettings(Settings):
     ones of all groups, from coarse runs, every sigma/2."""
     method: Literal["wavefunctions", "cubes"] = "wavefunctions"
     """From pw.x's wavefunctions (norm-conserving; seconds) or from cubes of pp.x (ultrasoft too; minutes)."""
+    keep_cubes: bool = False
+    """Keep the cubes of pp.x in the folder of the run; otherwise each is deleted once it is converted."""
     keep_bits: int | None = Field(default=13, ge=4, le=23)
     """Bits of the mantissa that are kept (13: 6e-5 relative); null keeps all."""
 

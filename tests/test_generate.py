@@ -20,7 +20,7 @@ from ase.build import bulk, make_supercell
 from fakes import make_snapshot
 from qe_files import UPF, gaussian, toy, write_run
 
-from malax import cli, generate, probe, pw_job, status
+from malax import cli, generate, pp_job, probe, pw_job, status
 from malax import config as yaml_config
 from malax.errors import FileError, InputError, MissingPeerError
 from malax.generate import GenerateConfig
@@ -58,7 +58,7 @@ print("   JOB DONE.")
 """
 
 FAKE_PP = """
-import re, sys
+import json, re, sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
@@ -76,8 +76,13 @@ kt = float(re.search(r"degauss = (\\S+)", pw)[1]) * 13.605693122994
 t = qe_files.toy(ase.io.read("pw.in", format="espresso-in"), n_bands=int(re.search(r"nbnd = (\\d+)", pw)[1]),
                  temperature=kt / 8.617333262e-5)
 energies = np.arange(value("emin"), value("emax") + 1e-6, value("delta_e"))
-qe_files.write_cubes(Path.cwd(), t, energies, value("degauss_ldos"), kernel)
-Path("tmp.pp001").write_text("binary of pp.x")
+# at most the cubes of the batch before
+assert len(list(Path.cwd().glob("batch*.cube"))) <= 15
+filplot = re.search(r"filplot = '(.*)'", text)[1]
+if json.loads(Path({broken!r}).read_text()).get("pp", "none") in filplot:
+    sys.exit(137)
+qe_files.write_cubes(Path.cwd(), t, energies, value("degauss_ldos"), kernel, filplot)
+Path(filplot + "001").write_text("binary of pp.x")
 print("   JOB DONE.")
 """
 
@@ -468,8 +473,40 @@ def test_cubes_of_pp_get_a_gaussian_kernel_and_the_xml_is_put_back(kitchen: Kitc
     assert s.kernel == "gaussian" and s.provenance["ldos_from"] == "pp.x cubes"
     run = kitchen.folder / "out/runs/a0"
     assert ">fd</smearing>" in (run / "tmp/malax.save/data-file-schema.xml").read_text()
-    assert kitchen.calls() == ["a0 pw", "a0 pp"]
-    assert not list(run.glob("*.cube")) and not list(run.glob("tmp.pp*"))
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * 6]  # 89 energies
+    assert not list(run.glob("*.cube")) and not list(run.glob("tmp.pp*")) and not list(run.glob("ldos*"))
+
+
+def test_cubes_are_converted_in_batches_and_taken_up_again(kitchen: Kitchen) -> None:
+    ldos = {"sigma": 0.5, "energies": [-14.0, 30.0, 0.5], "method": "cubes"}
+
+    def config(**more: object) -> GenerateConfig:
+        return kitchen.config(ldos={**ldos, **more}, groups__a__indices=[0])
+
+    kitchen.breaks(pp="003_")
+    with pytest.raises(InputError, match="exit status 137"):
+        generate.run(config())
+    run = kitchen.folder / "out/runs/a0"
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * 4]
+    kitchen.breaks()
+    # the third batch was being converted: it does not count
+    generate.run(config())
+    assert len(kitchen.calls()) == 1 + 4 + 4
+    s = Snapshot.load(kitchen.folder / "out/a0.h5")
+    t = toy(ase.io.read(run / "pw.in", format="espresso-in"))
+    expected = t.ldos(s.energy_grid, gaussian(0.5)).reshape(-1, len(s.energy_grid))
+    np.testing.assert_allclose(s.read_ldos(), expected, rtol=2e-4, atol=1e-5 * expected.max())
+    (kitchen.folder / "out/a0.h5").unlink()
+    generate.run(config(keep_cubes=True))
+    assert len(list(run.glob("tmp.pp*_ldos.cube"))) == 89 and not list(run.glob("batch*"))
+    (run / "tmp.pp003_ldos.cube").unlink()
+    with pytest.raises(FileError, match="LDOS cube 003 is missing"):
+        generate.from_run(run, kitchen.folder / "again.h5")
+
+
+def test_versions_that_know_the_kernel() -> None:
+    known = {"6.7MaX": False, "7.1": False, "7.2": True, "7.3.1": True, "7.10": True, "unknown": False}
+    assert {version: pp_job.knows_gauss(version) for version in known} == known
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ LAYERS = (
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation "
     "selection status job_scripts recipe recipe_template distributed tune_config physics_loss domain "
-    "train_finish make_snapshot probe interruption long_run preview series tiles",
+    "train_finish make_snapshot probe pp_job interruption long_run preview series tiles",
     "observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network ensemble io",
     "grid fields fft comm kernels kernels_adjoint kernels_gaussian library settings",

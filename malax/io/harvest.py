@@ -88,6 +88,7 @@ def from_run(
     ldos: Literal["auto", "wavefunctions", "cubes"] = "auto",
     sigma: float | None = None,
     energies: tuple[float, float, float] = (-6.0, 12.0, 0.1),
+    cubes: cube_series.CubeSeries | None = None,
     stride: int = 1,
     name: str | None = None,
     keep_bits: int | None = 13,
@@ -106,6 +107,7 @@ def from_run(
     sigma : width of the kernel in eV. Wavefunctions: 0.2 by default. Cubes: read from their
         headers if not given.
     energies : lowest, highest, spacing in eV; for wavefunctions (cubes carry their own)
+    cubes : those of this run that have been read already, with this stride and sigma
     stride : keep every stride-th point of the FFT grid in each direction for the LDOS; the density stays
     name : of the snapshot, by default that of the folder
     keep_bits : see ``save_snapshot``
@@ -128,7 +130,10 @@ def from_run(
     if ldos == "wavefunctions":
         source = _from_wavefunctions(run, place, pseudopotentials, density, energies, sigma, stride, progress)
     elif ldos == "cubes":
-        source = _from_cubes(run, place, sigma, stride, progress)
+        if cubes is None:
+            cubes, sigma = _read_cubes(run, place, sigma, stride, progress)
+        assert sigma is not None
+        source = _from_cubes(run, place, cubes, sigma, stride)
     else:
         raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
     _check_start(run, place.folder, source)
@@ -222,13 +227,14 @@ def _from_wavefunctions(
     return _Source(blocks, axis, shape, "gaussian", sigma, "wavefunctions", stride)
 
 
-def _from_cubes(
+def _read_cubes(
     run: PwRun,
     place: RunFolder,
     sigma: float | None,
     stride: int,
     progress: Callable[[int, int], None] | None,
-) -> _Source:
+) -> tuple[cube_series.CubeSeries, float]:
+    """The cubes in the folder of a run, and their sigma (eV)."""
     series = cube_series.find_series(place.folder)
     if not series:
         raise FileError(
@@ -237,10 +243,14 @@ def _from_cubes(
     sigma = cube_series.series_broadening(series) if sigma is None else sigma
     if sigma is None:
         raise InputError(f"{place.folder}: the cubes do not say their broadening: give sigma (eV)")
+    highest = _highest_energy(place.folder)
+    return cube_series.open_series(series, run.grid, stride, highest=highest, progress=progress), sigma
+
+
+def _from_cubes(
+    run: PwRun, place: RunFolder, found: cube_series.CubeSeries, sigma: float, stride: int
+) -> _Source:
     grid = wavefunctions.strided_grid(run, stride)
-    found = cube_series.open_series(
-        series, run.grid, stride, highest=_highest_energy(place.folder), progress=progress
-    )
     kernel = _recognise_kernel(run, place.folder, found.energies, found.sums * grid.point_volume, sigma)
     return _Source(found.blocks(), found.energies, grid.shape, kernel, sigma, "pp.x cubes", stride)
 
