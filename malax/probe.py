@@ -49,7 +49,7 @@ class Probe:
 
     minima : the lowest energy of each band over the k-points
     start : where the LDOS must start at the latest
-    needed : how far up it must be complete: `OCCUPIED` kT above the Fermi level
+    needed : how far up it must be complete: `OCCUPIED` kT above the Fermi level, or above the gap
     """
 
     name: str
@@ -232,12 +232,15 @@ def _done(config: GenerateConfig, structure: Structure, job: Job, text: str) -> 
     assert run.fermi_level is not None  # check_supported
     job.clean(keep_wavefunctions=False)
     temperature = config.groups[structure.group].temperature
+    minima = run.eigenvalues.min(axis=0)
+    # of an insulator the bottom of the first empty band: without it nothing bounds the Fermi level
+    empty = min(int(np.ceil(run.n_electrons / 2 - 1e-9)), len(minima) - 1)
     return Probe(
         name=structure.name,
         electrons=run.n_electrons,
-        minima=tuple(run.eigenvalues.min(axis=0).tolist()),
+        minima=tuple(minima.tolist()),
         start=latest_start(run, config.ldos.sigma),
-        needed=run.fermi_level + OCCUPIED * BOLTZMANN * temperature,
+        needed=max(run.fermi_level, float(minima[empty])) + OCCUPIED * BOLTZMANN * temperature,
     )
 
 
@@ -278,12 +281,12 @@ def _check(config: GenerateConfig, group: str, probes: list[Probe], found: Windo
             )
         if high < p.needed:
             raise InputError(
-                f"{said}: ldos.energies end at {high:g} eV, but states are occupied up to {p.needed:.1f} eV: "
+                f"{said}: ldos.energies end at {high:g} eV, but states are needed up to {p.needed:.1f} eV: "
                 f"end at {np.ceil(p.needed + MARGIN):g} eV"
             )
         reach = p.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
         if config.groups[group].n_bands != "auto" and reach < p.needed:
             raise InputError(
                 f"{said}: n_bands of {len(p.minima)} make the LDOS complete up to {reach:.1f} eV, but states "
-                f"are occupied up to {p.needed:.1f} eV: more bands are needed (n_bands: auto picks them)"
+                f"are needed up to {p.needed:.1f} eV: more bands are needed (n_bands: auto picks them)"
             )

@@ -686,7 +686,7 @@ def test_energies_and_bands_are_picked_from_coarse_runs(kitchen: Kitchen) -> Non
     ("changes", "message"),
     [
         ({"ldos__energies": [3.0, 30.0, 0.5]}, "group a, coarse run of a0: ldos.energies start at 3 eV"),
-        ({"ldos__energies": [-14.0, 4.0, 0.5]}, "end at 4 eV, but states are occupied up to"),
+        ({"ldos__energies": [-14.0, 4.0, 0.5]}, "end at 4 eV, but states are needed up to"),
         ({"groups__a__n_bands": 4}, "n_bands of 4 make the LDOS complete up to .*more bands are needed"),
     ],
 )
