@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from malax.errors import FileError, MalaxError
 from malax.io import files
 from malax.io.cube_series import CubeSeries
@@ -24,6 +26,9 @@ from malax.pw_job import Job
 from malax.recipe import GenerateConfig
 from malax.status import Checks, check, write_checks, write_failure
 from malax.structures import Structure
+
+DENSITY_LIMIT = 10.0
+"""Per cent: a density from DFT's own LDOS that is off by more (0.02 to 0.5 is usual) is another's."""
 
 Progress = Callable[[str, int, float], None]
 
@@ -55,12 +60,14 @@ def make(
 
 def _make(structure: Structure, config: GenerateConfig, window: Window, progress: Progress | None) -> Outcome:
     group, target = config.groups[structure.group], config.out / f"{structure.name}.h5"
+    cubes = config.ldos.method == "cubes"
     text = pw_input(
         structure.atoms,
         {element: path.name for element, path in config.pseudopotentials.items()},
         temperature=group.temperature,
         n_bands=window.n_bands(structure, config),
-        kpoints=group.kpoints,
+        # of Gamma's real wavefunctions and ultrasoft pseudopotentials pp.x makes a wrong LDOS (seen with 6.7)
+        kpoints=np.zeros((1, 3)) if cubes and group.kpoints == (1, 1, 1) else group.kpoints,
         fft_shape=group.fft_grid,
         namelists=config.qe.namelists,
     )
@@ -77,7 +84,7 @@ def _make(structure: Structure, config: GenerateConfig, window: Window, progress
         begin = time.monotonic()
         watch = None if progress is None else partial(progress, structure.name)
         job.pw(config.qe.pw_command, text, watch)
-        series = None if config.ldos.method == "wavefunctions" else _cubes(job, structure, config, window)
+        series = _cubes(job, structure, config, window) if cubes else None
         snapshot = from_run(
             job.folder,
             target,
@@ -94,6 +101,10 @@ def _make(structure: Structure, config: GenerateConfig, window: Window, progress
         xml = job.xml
         try:
             checks = check(snapshot, None if xml is None else read_xml(xml))
+            if checks.density is not None and checks.density > DENSITY_LIMIT:
+                raise FileError(
+                    f"{job.folder}: the density of the LDOS differs from pw.x's by {checks.density:.0f} %"
+                )
         except MalaxError:
             target.unlink()  # an LDOS that gives no Fermi level or energies is no snapshot
             raise

@@ -715,3 +715,20 @@ def test_mesh_of_a_probe(kitchen: Kitchen) -> None:
     assert probe.mesh(config, "a") == (3, 2, 1)
     pools = config.qe.model_copy(update={"pw_command": "mpirun -n 32 pw.x -nk 8 -in {input}"})
     assert probe.mesh(config.model_copy(update={"qe": pools}), "a") == (5, 4, 1)
+
+
+def test_an_ldos_of_another_density_is_no_snapshot(kitchen: Kitchen) -> None:
+    """What pp.x 6.7 makes of Gamma's real wavefunctions and ultrasoft pseudopotentials: a third off."""
+    pp = kitchen.folder / "pp.py"
+    # the same states in other places
+    right, wrong = (
+        "energies = np.arange(",
+        "f = t.orbitals; t.orbitals = lambda k: np.roll(f(k), 4, axis=1)\n",
+    )
+    pp.write_text(pp.read_text().replace(right, wrong + right))
+    ldos = {"sigma": 0.5, "energies": [-14.0, 30.0, 0.5], "method": "cubes"}
+    config = kitchen.config(ldos=ldos, groups__a__indices=[0], groups__a__kpoints=[1, 1, 1])
+    with pytest.raises(InputError, match="a0: .*the density of the LDOS differs from pw.x's by"):
+        generate.run(config)
+    assert "K_POINTS crystal\n1\n" in (kitchen.folder / "out/runs/a0/pw.in").read_text()
+    assert not (kitchen.folder / "out/a0.h5").exists()

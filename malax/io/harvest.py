@@ -133,6 +133,11 @@ def from_run(
         if cubes is None:
             cubes, sigma = _read_cubes(run, place, sigma, stride, progress)
         assert sigma is not None
+        if run.gamma_only and any(p.kind == "US" for p in pseudopotentials.values()):
+            raise InputError(
+                f"{place.folder}: of K_POINTS gamma with ultrasoft pseudopotentials pp.x makes a wrong LDOS; "
+                "run pw.x and pp.x again with K_POINTS crystal, one point 0 0 0"
+            )
         source = _from_cubes(run, place, cubes, sigma, stride)
     else:
         raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
