@@ -26,6 +26,14 @@ from malax.occupations import (
 TOLERANCE = 1e-12
 """Relative error of the number of electrons below which a Fermi level counts as found."""
 
+GAP_TOLERANCE = 1e-4
+"""Relative error of the number of electrons that an LDOS may have below a gap: 13 bits and the tails of its
+kernel make a few 1e-6, the start of its energies up to 5e-5."""
+
+GAP = 0.1
+"""Width (eV) of the interval within `GAP_TOLERANCE` from which it counts as a gap. The DOS in it is at most
+1/500 of the electrons per eV; that of aluminium is 60 times as large."""
+
 FLAT = 1e-10
 """dN/dmu / N (1/eV) below which the Fermi level of a gapped DOS is taken as a constant for autograd."""
 
@@ -50,6 +58,10 @@ def fermi_level(
     a negative DOS make several; the middle, where a gap makes a whole interval. Of the corrected number,
     which need not be monotonic, the root nearest to that one is taken.
 
+    In the gap of an LDOS with rounding errors the number may miss ``n_electrons`` by a little everywhere, so
+    that the root lies at the edge of a band. A gap of `GAP` within `GAP_TOLERANCE` therefore gives its
+    middle, and the number of electrons there stands for ``n_electrons``.
+
     Parameters
     ----------
     dos : (E,) 1/eV
@@ -71,14 +83,17 @@ def fermi_level(
         raise InputError(f"the number of electrons must be positive, got {n_electrons}")
     variance = total_variance(axis, broadening_variance, unbroaden)
     count = partial(_count, checked_dos(dos, axis), energy_grid, temperature)
-    mu = _uncorrected_level(count, axis, temperature, n_electrons)
-    if variance > 0:
+    mu = _middle_of_gap(count, axis, n_electrons)
+    in_gap = mu is not None
+    if mu is None:
+        mu = _uncorrected_level(count, axis, temperature, n_electrons)
+    if variance > 0 and not in_gap:
         corrected = partial(count, variance=broadening_variance, unbroaden=True)
         mu = _nearest_root(corrected, mu, axis, math.sqrt(variance), temperature, n_electrons)
     if not isinstance(dos, torch.Tensor):
         return mu
     level = torch.tensor(mu, dtype=torch.float64, device=dos.device)
-    if not (dos.requires_grad and torch.is_grad_enabled()):
+    if in_gap or not (dos.requires_grad and torch.is_grad_enabled()):
         return level
     options = (energy_grid, temperature, broadening_variance, unbroaden)
     return _implicit_level(dos.to(torch.float64), level, n_electrons, options)
@@ -118,16 +133,35 @@ def _count(
 
 def _uncorrected_level(count: Count, axis: EnergyAxis, temperature: float, n_electrons: float) -> float:
     """The lowest Fermi level of the uncorrected DOS, or the middle of the interval that a gap makes of it."""
-    nodes = axis.nodes().numpy()
-    held = count(nodes)
-    low, high = n_electrons * (1 - TOLERANCE), n_electrons * (1 + TOLERANCE)
-    upward = np.flatnonzero((held[:-1] < low) & (held[1:] >= low))
-    if len(upward) == 0:
+    interval = _interval(count, axis, n_electrons, TOLERANCE)
+    if interval is None:
+        held = count(axis.nodes().numpy()[[0, -1]])
         raise InputError(
             f"no Fermi level on the energy grid: {n_electrons:.6g} electrons are wanted, but at "
             f"{temperature:g} K the DOS holds {held[0]:.6g} up to {axis.first:g} eV "
             f"and {held[-1]:.6g} up to {axis.last:g} eV"
         )
+    return sum(interval) / 2
+
+
+def _middle_of_gap(count: Count, axis: EnergyAxis, n_electrons: float) -> float | None:
+    """The middle of the gap (see `GAP`) in which ``n_electrons`` are reached; None if there is none."""
+    if (exact := _interval(count, axis, n_electrons, TOLERANCE)) and exact[1] - exact[0] > GAP:
+        return None  # every level in it is a root
+    interval = _interval(count, axis, n_electrons, GAP_TOLERANCE)
+    return None if interval is None or interval[1] - interval[0] < GAP else sum(interval) / 2
+
+
+def _interval(
+    count: Count, axis: EnergyAxis, n_electrons: float, tolerance: float
+) -> tuple[float, float] | None:
+    """The lowest Fermi levels with ``n_electrons`` to a relative tolerance; None if none has as many."""
+    nodes = axis.nodes().numpy()
+    held = count(nodes)
+    low, high = n_electrons * (1 - tolerance), n_electrons * (1 + tolerance)
+    upward = np.flatnonzero((held[:-1] < low) & (held[1:] >= low))
+    if len(upward) == 0:
+        return None
     k = int(upward[0])
     lowest = _root(lambda m: count(m) - low, nodes[k], nodes[k + 1])
     k += 1
@@ -137,7 +171,7 @@ def _uncorrected_level(count: Count, axis: EnergyAxis, temperature: float, n_ele
         highest = _root(lambda m: count(m) - high, max(lowest, nodes[k - 1]), nodes[k])
     else:  # the gap reaches the end of the grid, or the number falls again behind it
         highest = nodes[k] if held[k] >= low else nodes[k - 1]
-    return float(lowest + highest) / 2
+    return float(lowest), float(highest)
 
 
 def _nearest_root(

@@ -6,50 +6,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from malax.comm import as_comm
-from malax.errors import FileError, InputError, MachineError, MalaxError
+from malax.coarse_run import window
+from malax.comm import as_comm, on_root
+from malax.errors import FileError, InputError, MachineError
 from malax.io import files
-from malax.io.espresso import read_xml
-from malax.io.harvest import energy_axis, find_run, from_run
-from malax.io.pw_input import pp_input, pw_input
+from malax.io.harvest import find_run, from_run
 from malax.io.shared import from_shared, is_shared
 from malax.io.snapshot import Snapshot
 from malax.io.upf import read_upf
-from malax.pw_job import Job, find_program
+from malax.make_snapshot import Outcome, make
+from malax.pw_job import find_program
 from malax.recipe import GenerateConfig
-from malax.status import (
-    Checks,
-    Status,
-    check,
-    look,
-    write_checks,
-    write_failure,
-    write_status,
-)
+from malax.status import Status, look, write_status
 from malax.structures import Structure, structures_of
 
-__all__ = ["GenerateConfig", "from_run", "from_shared", "harvest", "run", "status", "structures"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one structure: "made", "kept" (its snapshot was there), "busy" (another process has
-    it) or "failed", with the reason."""
-
-    name: str
-    state: Literal["made", "kept", "busy", "failed"]
-    reason: str = ""
+__all__ = ["GenerateConfig", "Outcome", "from_run", "from_shared", "harvest", "run", "status", "structures"]
 
 
 def structures(config: GenerateConfig) -> list[Structure]:
@@ -99,7 +75,7 @@ def run(
 
     Parameters
     ----------
-    say : is called with a line about each structure (on rank 0 about its own)
+    say : is called with a line about each structure (on rank 0 about its own), and about the probes
     progress : is called with name, iteration and estimated accuracy (Ry) while pw.x runs
     only : names of structures; the others are not touched
 
@@ -127,9 +103,10 @@ def run(
     _check_pseudopotentials(config)
     every = structures(config)
     todo = _chosen(every, only)
+    found = on_root(comm, lambda: window(config, every, todo, say or (lambda _: None)))
     mine = []
     for structure in todo[comm.rank :: comm.size]:
-        outcome = _attempt(structure, config, progress)
+        outcome = make(structure, config, found, progress)
         mine.append(outcome)
         write_status(config.out / "status.csv", status(config, every))
         if say is not None:
@@ -212,94 +189,3 @@ def _check_pseudopotentials(config: GenerateConfig) -> None:
             raise InputError(
                 f"pseudopotentials.{element}: {path.name} is not norm-conserving: set ldos.method: cubes"
             )
-
-
-def _attempt(
-    structure: Structure, config: GenerateConfig, progress: Callable[[str, int, float], None] | None
-) -> Outcome:
-    """Make one snapshot; a failure becomes its outcome."""
-    folder = config.runs_folder / structure.name
-    try:
-        outcome = _make(structure, config, progress)
-    except MalaxError as error:
-        write_failure(folder, error)
-        return Outcome(structure.name, "failed", str(error))
-    if outcome.state != "busy":
-        write_failure(folder, None)
-    return outcome
-
-
-def _make(
-    structure: Structure, config: GenerateConfig, progress: Callable[[str, int, float], None] | None
-) -> Outcome:
-    group, target = config.groups[structure.group], config.out / f"{structure.name}.h5"
-    text = pw_input(
-        structure.atoms,
-        {element: path.name for element, path in config.pseudopotentials.items()},
-        temperature=group.temperature,
-        n_bands=group.n_bands,
-        kpoints=group.kpoints,
-        fft_shape=group.fft_grid,
-        namelists=config.qe.namelists,
-    )
-    recipe = _recipe(structure, config, text)
-    if target.exists():
-        if Snapshot.load(target).provenance.get("recipe", {}).get("sha256") == recipe["sha256"]:
-            return Outcome(structure.name, "kept")
-        raise FileError(f"{target} was made by another recipe: move it away or choose another out")
-    with Job(config.runs_folder / structure.name) as job:
-        if job is None:
-            return Outcome(structure.name, "busy")
-        for path in config.pseudopotentials.values():
-            shutil.copyfile(path, job.folder / path.name)
-        begin = time.monotonic()
-        watch = None if progress is None else partial(progress, structure.name)
-        job.pw(config.qe.pw_command, text, watch)
-        if config.ldos.method == "cubes":
-            job.pp(config.qe.pp_command, pp_input(energy_axis(config.ldos.energies), config.ldos.sigma))
-        snapshot = from_run(
-            job.folder,
-            target,
-            ldos=config.ldos.method,
-            sigma=config.ldos.sigma,
-            energies=config.ldos.energies,
-            stride=group.ldos_stride,
-            name=structure.name,
-            keep_bits=config.ldos.keep_bits,
-            overwrite=False,
-            provenance={"made_by": "malax generate", "recipe": recipe},
-        )
-        xml = job.xml
-        try:
-            checks = check(snapshot, None if xml is None else read_xml(xml))
-        except MalaxError:
-            target.unlink()  # an LDOS that gives no Fermi level or energies is no snapshot
-            raise
-        checks = replace(checks, seconds=time.monotonic() - begin, iterations=job.iterations)
-        write_checks(job.folder, checks)
-        job.clean(keep_wavefunctions=config.qe.keep_wavefunctions)
-    return Outcome(structure.name, "made", "; ".join([*_floor(checks), *checks.concerns]))
-
-
-def _floor(checks: Checks) -> list[str]:
-    return [] if checks.floor is None else [f"floor {checks.floor:.2f} meV/atom"]
-
-
-def _recipe(structure: Structure, config: GenerateConfig, text: str) -> dict[str, Any]:
-    """What a snapshot remembers of its recipe; the hash tells whether the same one would be made again."""
-    group = config.groups[structure.group]
-    said = {
-        "seed": config.seed,
-        "group": structure.group,
-        "index": structure.number,
-        "settings": group.model_dump(mode="json", exclude={"indices", "files"}, exclude_defaults=True),
-        "ldos": config.ldos.model_dump(mode="json"),
-    }
-    hashed = {
-        "pw.in": text,
-        "ldos": said["ldos"],
-        "stride": group.ldos_stride,
-        "upf": {e: files.sha256(p) for e, p in config.pseudopotentials.items()},
-    }
-    said["sha256"] = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
-    return said

@@ -88,7 +88,9 @@ class Job:
         found = re.findall(r"convergence has been achieved in\s+(\d+) iterations", text)
         return int(found[-1]) if found else None
 
-    def pw(self, command: str, text: str, watch: Watch | None = None) -> None:
+    def pw(
+        self, command: str, text: str, watch: Watch | None = None, needs_wavefunctions: bool = True
+    ) -> None:
         """Run pw.x on this input, unless it has finished here on the same and its wavefunctions are there.
 
         FileError with QE's own words if it fails. ``watch`` is called with the iteration and the estimated
@@ -96,51 +98,43 @@ class Job:
         """
         input_file = self.folder / "pw.in"
         self._restore_xml()
-        if self._finished(input_file, text):
+        if self._finished(input_file, text, needs_wavefunctions):
             return
         # what an interrupted run left behind must not pass for results
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         (self.folder / "pw.out").unlink(missing_ok=True)
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
+        for path in [*self.folder.glob("*_ldos.cube"), *self.folder.glob("ldos.part*")]:
+            path.unlink()
         with atomic_path(input_file) as temporary:
             temporary.write_text(text)
         self._call(command, "pw.in", "pw.out", watch)
 
-    def _finished(self, input_file: Path, text: str) -> bool:
+    def _finished(self, input_file: Path, text: str, needs_wavefunctions: bool) -> bool:
         output = self.folder / "pw.out"
         if self.xml is None or not input_file.is_file() or not output.is_file():
             return False
-        wavefunctions = any(self.xml.parent.glob("wfc*.*"))
+        wavefunctions = not needs_wavefunctions or any(self.xml.parent.glob("wfc*.*"))
         return (
             wavefunctions
             and input_file.read_text() == text
             and "JOB DONE" in output.read_text(errors="replace")
         )
 
-    def pp(self, command: str, text: str) -> None:
-        """Run pp.x for the LDOS, unless it has finished here on the same input. FileError if it fails.
+    def pp(self, command: str, text: str, change_xml: bool = True) -> None:
+        """Run pp.x on this input. FileError with QE's own words if it fails.
 
-        pp.x up to 7.1 takes the kernel of the LDOS from the smearing in the XML: it gets one that says
-        gaussian, and the original is put back.
+        pp.x up to 7.1 takes the kernel of the LDOS from the smearing in the XML: ``change_xml`` gives it one
+        that says gaussian, and puts the original back.
         """
-        input_file, output = self.folder / "pp_ldos.in", self.folder / "pp_ldos.out"
-        if (
-            input_file.is_file()
-            and input_file.read_text() == text
-            and output.is_file()
-            and "JOB DONE" in output.read_text(errors="replace")
-        ):
-            return
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
-        input_file.write_text(text)
+        (self.folder / "pp_ldos.in").write_text(text)
         xml = self.xml
         if xml is None:
             raise FileError(f"{self.folder} has no {XML_NAME}: did pw.x finish?")
-        original = xml.read_text()
+        if not change_xml:
+            self._call(command, "pp_ldos.in", "pp_ldos.out")
+            return
         changed = re.sub(
-            r"(<smearing[^>]*>)\s*(?:fd|fermi-dirac|f-d)\s*(</smearing>)", r"\1gaussian\2", original
+            r"(<smearing[^>]*>)\s*(?:fd|fermi-dirac|f-d)\s*(</smearing>)", r"\1gaussian\2", xml.read_text()
         )
         shutil.copyfile(xml, _saved(xml))
         try:
@@ -149,10 +143,6 @@ class Job:
             self._call(command, "pp_ldos.in", "pp_ldos.out")
         finally:
             self._restore_xml()
-        # the files of pp.x that are no cubes hold the same numbers
-        for path in self.folder.glob("tmp.pp*"):
-            if path.suffix != ".cube":
-                path.unlink()
 
     def _restore_xml(self) -> None:
         """Put back the XML of pw.x that was saved before pp.x ran."""
@@ -160,9 +150,9 @@ class Job:
             os.replace(_saved(self.xml), self.xml)
 
     def clean(self, keep_wavefunctions: bool) -> None:
-        """Remove what the snapshot holds already and what is large: cubes, wavefunctions, scratch files."""
-        for cube in self.folder.glob("*_ldos.cube"):
-            cube.unlink()
+        """Remove what the snapshot holds already and what is large: the LDOS, wavefunctions."""
+        for path in self.folder.glob("ldos.part*"):
+            path.unlink()
         if not keep_wavefunctions:
             for path in [*self.folder.glob("tmp/*.wfc*"), *self.folder.glob("tmp/*.save/wfc*")]:
                 path.unlink()

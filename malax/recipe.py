@@ -20,15 +20,20 @@ class LDOSSettings(Settings):
 
     sigma: Positive = 0.2
     """Width of the Gaussian kernel in eV; at least the spacing of the energies."""
-    energies: tuple[float, float, float] = (-6.0, 12.0, 0.1)
-    """Lowest, highest, spacing in eV."""
+    energies: tuple[float, float, float] | Literal["auto"] = "auto"
+    """Lowest, highest, spacing in eV. auto: from below the lowest states to above the highest occupied
+    ones of all groups, from coarse runs, every sigma/2."""
     method: Literal["wavefunctions", "cubes"] = "wavefunctions"
     """From pw.x's wavefunctions (norm-conserving; seconds) or from cubes of pp.x (ultrasoft too; minutes)."""
+    keep_cubes: bool = False
+    """Keep the cubes of pp.x in the folder of the run; otherwise each is deleted once it is converted."""
     keep_bits: int | None = Field(default=13, ge=4, le=23)
     """Bits of the mantissa that are kept (13: 6e-5 relative); null keeps all."""
 
     @model_validator(mode="after")
     def _sampled(self) -> LDOSSettings:
+        if self.energies == "auto":
+            return self
         axis = energy_axis(self.energies)
         if self.sigma < 0.999 * (axis[1] - axis[0]):
             raise ValueError(
@@ -83,6 +88,9 @@ class GenerateConfig(Settings):
     """Element -> UPF file."""
     qe: QESettings
     ldos: LDOSSettings = LDOSSettings()
+    probe: bool = True
+    """Run pw.x on few k-points first, for the most and the least dense structure of each group: picks what is
+    left out of ldos.energies and n_bands, refuses what is too narrow. false: both must be given."""
     groups: dict[str, Group] = Field(min_length=1)
     job: JobSettings = JobSettings()
     """For ``malax generate CONFIG.yaml --jobs slurm``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import ase.io
 import numpy as np
@@ -88,8 +88,9 @@ class Group(Settings):
     """Electronic temperature in K."""
     kpoints: Triple
     """Monkhorst-Pack mesh with Gamma."""
-    n_bands: Count
-    """Bands to compute: the LDOS is complete up to 2 sigma below the highest."""
+    n_bands: Count | Literal["auto"] = "auto"
+    """Bands to compute: the LDOS is complete up to 2 sigma below the highest. auto: as many as are occupied
+    at the temperature to 1e-6, from a coarse run."""
     fft_grid: Triple | None = None
     """Dense FFT grid; by default pw.x's own."""
     ldos_stride: Count = 1

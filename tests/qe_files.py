@@ -266,12 +266,14 @@ def xml_text(
 """
 
 
-def write_cubes(folder: Path, t: Toy, energies: np.ndarray, sigma: float, kernel) -> list[Path]:
+def write_cubes(
+    folder: Path, t: Toy, energies: np.ndarray, sigma: float, kernel, filplot="tmp.pp"
+) -> list[Path]:
     """The LDOS series of pp.x: 5 digits, 1/(Ry bohr^3), numbers padded to three digits in the name."""
     values = t.ldos(energies, kernel(sigma)) * (HARTREE / 2) * BOHR**3
     paths = []
     for i, energy in enumerate(energies):
-        paths.append(folder / f"tmp.pp{i + 1:03d}_ldos.cube")
+        paths.append(folder / f"{filplot}{i + 1:03d}_ldos.cube")
         rows = [
             " Cubefile created from PWScf calculation",
             f"  Energy ={energy:9.4f} eV, broadening ={sigma:9.4f} eV",

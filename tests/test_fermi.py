@@ -147,3 +147,16 @@ def test_bad_dos() -> None:
         from_dos(np.ones(180), GRID, 300.0, 1.0)
     with pytest.raises(InputError, match="DOS holds NaN"):
         from_dos(np.full(181, np.nan), GRID, 300.0, 1.0)
+
+
+@pytest.mark.parametrize("error", [-5e-6, 5e-6])
+def test_gap_of_an_ldos_with_rounding_errors(error: float) -> None:
+    """The electrons below the gap are never quite those wanted: the level stays in the gap all the same."""
+    x = (GRID - 3.0) / 0.2
+    bands = np.exp(-((GRID + 1.0) ** 2) / 0.04) + np.exp(-(x**2))  # a band at -1 eV and one at 3 eV
+    filled = float(np.exp(-((GRID + 1.0) ** 2) / 0.04).sum() * (GRID[1] - GRID[0]))
+    for unbroaden in (False, True):
+        found = from_dos(bands, GRID, 300.0, filled * (1 + error), 0.02, unbroaden)
+        assert found.fermi_level == pytest.approx(1.0, abs=0.1)
+        assert abs(found.entropy_term) < 1e-9
+        assert found.band_energy == pytest.approx(-filled, rel=1e-5)

@@ -20,8 +20,9 @@ from ase.build import bulk, make_supercell
 from fakes import make_snapshot
 from qe_files import UPF, gaussian, toy, write_run
 
-from malax import cli, generate, pw_job, status
+from malax import cli, coarse_run, generate, pp_job, pw_job, status
 from malax import config as yaml_config
+from malax.coarse_run import Window
 from malax.errors import FileError, InputError, MissingPeerError
 from malax.generate import GenerateConfig
 from malax.io.espresso import read_xml
@@ -57,7 +58,7 @@ print("   JOB DONE.")
 """
 
 FAKE_PP = """
-import re, sys
+import json, re, sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, {tests!r})
@@ -75,8 +76,13 @@ kt = float(re.search(r"degauss = (\\S+)", pw)[1]) * 13.605693122994
 t = qe_files.toy(ase.io.read("pw.in", format="espresso-in"), n_bands=int(re.search(r"nbnd = (\\d+)", pw)[1]),
                  temperature=kt / 8.617333262e-5)
 energies = np.arange(value("emin"), value("emax") + 1e-6, value("delta_e"))
-qe_files.write_cubes(Path.cwd(), t, energies, value("degauss_ldos"), kernel)
-Path("tmp.pp001").write_text("binary of pp.x")
+# at most the cubes of the batch before
+assert len(list(Path.cwd().glob("batch*.cube"))) <= 15
+filplot = re.search(r"filplot = '(.*)'", text)[1]
+if json.loads(Path({broken!r}).read_text()).get("pp", "none") in filplot:
+    sys.exit(137)
+qe_files.write_cubes(Path.cwd(), t, energies, value("degauss_ldos"), kernel, filplot)
+Path(filplot + "001").write_text("binary of pp.x")
 print("   JOB DONE.")
 """
 
@@ -443,7 +449,8 @@ class TwoRanks:
         return [value, self.other] if self.rank == 0 else [self.other, value]
 
     def bcast(self, value: object, root: int = 0) -> object:
-        return value
+        # rank 1 asks for what the probes of rank 0 said
+        return value if self.rank == 0 or value is not None else (True, Window((-14.0, 30.0, 0.5), {}))
 
 
 def test_ranks_deal_out_the_structures(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,8 +473,40 @@ def test_cubes_of_pp_get_a_gaussian_kernel_and_the_xml_is_put_back(kitchen: Kitc
     assert s.kernel == "gaussian" and s.provenance["ldos_from"] == "pp.x cubes"
     run = kitchen.folder / "out/runs/a0"
     assert ">fd</smearing>" in (run / "tmp/malax.save/data-file-schema.xml").read_text()
-    assert kitchen.calls() == ["a0 pw", "a0 pp"]
-    assert not list(run.glob("*.cube")) and not list(run.glob("tmp.pp*"))
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * 6]  # 89 energies
+    assert not list(run.glob("*.cube")) and not list(run.glob("tmp.pp*")) and not list(run.glob("ldos*"))
+
+
+def test_cubes_are_converted_in_batches_and_taken_up_again(kitchen: Kitchen) -> None:
+    ldos = {"sigma": 0.5, "energies": [-14.0, 30.0, 0.5], "method": "cubes"}
+
+    def config(**more: object) -> GenerateConfig:
+        return kitchen.config(ldos={**ldos, **more}, groups__a__indices=[0])
+
+    kitchen.breaks(pp="003_")
+    with pytest.raises(InputError, match="exit status 137"):
+        generate.run(config())
+    run = kitchen.folder / "out/runs/a0"
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * 4]
+    kitchen.breaks()
+    # the third batch was being converted: it does not count
+    generate.run(config())
+    assert len(kitchen.calls()) == 1 + 4 + 4
+    s = Snapshot.load(kitchen.folder / "out/a0.h5")
+    t = toy(ase.io.read(run / "pw.in", format="espresso-in"))
+    expected = t.ldos(s.energy_grid, gaussian(0.5)).reshape(-1, len(s.energy_grid))
+    np.testing.assert_allclose(s.read_ldos(), expected, rtol=2e-4, atol=1e-5 * expected.max())
+    (kitchen.folder / "out/a0.h5").unlink()
+    generate.run(config(keep_cubes=True))
+    assert len(list(run.glob("tmp.pp*_ldos.cube"))) == 89 and not list(run.glob("batch*"))
+    (run / "tmp.pp003_ldos.cube").unlink()
+    with pytest.raises(FileError, match="LDOS cube 003 is missing"):
+        generate.from_run(run, kitchen.folder / "again.h5")
+
+
+def test_versions_that_know_the_kernel() -> None:
+    known = {"6.7MaX": False, "7.1": False, "7.2": True, "7.3.1": True, "7.10": True, "unknown": False}
+    assert {version: pp_job.knows_gauss(version) for version in known} == known
 
 
 @pytest.mark.parametrize(
@@ -610,3 +649,86 @@ def test_harvest_knows_the_shared_folders(shared_al: Path, tmp_path: Path) -> No
     made = generate.harvest([shared_al / "d00", shared_al / "t00"], tmp_path / "out")
     assert [s.path.name for s in made] == ["d00.h5", "t00.h5"]
     assert made[1].ldos_shape == (24, 24, 24)
+
+
+def test_energies_and_bands_are_picked_from_coarse_runs(kitchen: Kitchen) -> None:
+    tree = json.loads(
+        kitchen.config(groups__a__kpoints=[8, 8, 4], groups__a__indices=[0, 1]).model_dump_json()
+    )
+    group = {k: v for k, v in tree["groups"]["a"].items() if k not in ("files", "n_bands")}
+    group |= {"strain": 0.0, "volumes": [0.95, 1.05]}
+    recipe = {k: tree[k] for k in ("out", "seed", "pseudopotentials", "qe")} | {"ldos": {"sigma": 0.5}}
+
+    def made(**changes: object) -> GenerateConfig:
+        groups = {"a": {**group, **changes.pop("a", {})}}  # type: ignore[dict-item]
+        return yaml_config.validate({**recipe, "groups": groups, **changes}, GenerateConfig, kitchen.folder)
+
+    said: list[str] = []
+    outcomes = generate.run(made(), say=said.append)
+    assert [o.state for o in outcomes] == ["made"] * 2
+    assert {"probe-a0 pw", "probe-a1 pw"} < set(kitchen.calls())  # the most and the least dense
+    kept = json.loads((kitchen.folder / "out/runs/probes.json").read_text())
+    low, high, step = kept["energies"]
+    assert step == 0.25 and said[0].startswith(f"probes: LDOS from {low:g} to {high:g} eV every 0.25 eV")
+    for name in ("a0", "a1"):
+        s = Snapshot.load(kitchen.folder / f"out/{name}.h5")
+        occupied = s.fermi_level + 14 * 8.617333e-5 * s.temperature
+        assert s.complete_to > occupied and low < s.energy_grid[0] + 1e-9 and high > occupied
+        assert s.energy_grid[-1] == pytest.approx(high)
+    # nothing again; another structure joins them on the same energies, without another probe
+    before = kitchen.calls()
+    assert [o.state for o in generate.run(made())] == ["kept"] * 2
+    assert [o.state for o in generate.run(made(a={"indices": [0, 1, 3]}))][2] == "made"
+    assert kitchen.calls() == [*before, "a3 pw"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ldos__energies": [3.0, 30.0, 0.5]}, "group a, coarse run of a0: ldos.energies start at 3 eV"),
+        ({"ldos__energies": [-14.0, 4.0, 0.5]}, "end at 4 eV, but states are needed up to"),
+        ({"groups__a__n_bands": 4}, "n_bands of 4 make the LDOS complete up to .*more bands are needed"),
+    ],
+)
+def test_what_is_too_narrow_is_refused_after_a_coarse_run(
+    kitchen: Kitchen, changes: dict, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        generate.run(kitchen.config(groups__a__kpoints=[8, 8, 4], groups__a__indices=[0], **changes))
+    assert kitchen.calls() == ["probe-a0 pw"]
+
+
+def test_probes_that_fail_or_are_not_wanted(kitchen: Kitchen) -> None:
+    kitchen.breaks(crash=["probe-a0"])
+    dense = {"groups__a__kpoints": [8, 8, 4], "groups__a__indices": [0]}
+    with pytest.raises(InputError, match="probe of a0: .*S matrix not positive definite"):
+        generate.run(kitchen.config(**dense, groups__a__n_bands="auto"))
+    said: list[str] = []
+    assert [o.state for o in generate.run(kitchen.config(**dense), say=said.append)] == ["made"]
+    assert "were not checked beforehand" in said[0]
+    with pytest.raises(InputError, match="probe: false needs ldos.energies, and n_bands"):
+        generate.run(kitchen.config(**dense, groups__a__n_bands="auto", probe=False))
+
+
+def test_mesh_of_a_probe(kitchen: Kitchen) -> None:
+    config = kitchen.config(groups__a__kpoints=[12, 8, 1])
+    assert coarse_run.mesh(config, "a") == (3, 2, 1)
+    pools = config.qe.model_copy(update={"pw_command": "mpirun -n 32 pw.x -nk 8 -in {input}"})
+    assert coarse_run.mesh(config.model_copy(update={"qe": pools}), "a") == (5, 4, 1)
+
+
+def test_an_ldos_of_another_density_is_no_snapshot(kitchen: Kitchen) -> None:
+    """What pp.x 6.7 makes of Gamma's real wavefunctions and ultrasoft pseudopotentials: a third off."""
+    pp = kitchen.folder / "pp.py"
+    # the same states in other places
+    right, wrong = (
+        "energies = np.arange(",
+        "f = t.orbitals; t.orbitals = lambda k: np.roll(f(k), 4, axis=1)\n",
+    )
+    pp.write_text(pp.read_text().replace(right, wrong + right))
+    ldos = {"sigma": 0.5, "energies": [-14.0, 30.0, 0.5], "method": "cubes"}
+    config = kitchen.config(ldos=ldos, groups__a__indices=[0], groups__a__kpoints=[1, 1, 1])
+    with pytest.raises(InputError, match="a0: .*the density of the LDOS differs from pw.x's by"):
+        generate.run(config)
+    assert "K_POINTS crystal\n1\n" in (kitchen.folder / "out/runs/a0/pw.in").read_text()
+    assert not (kitchen.folder / "out/a0.h5").exists()

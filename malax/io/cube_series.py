@@ -43,7 +43,7 @@ def find_series(folder: str | os.PathLike[str]) -> list[Path]:
     series: dict[tuple[str, ...], list[tuple[tuple[int, ...], Path]]] = {}
     for path in Path(folder).iterdir():
         parts = re.split(r"(\d+)", path.name)
-        if len(parts) > 1 and path.is_file() and _title(path) is not None:
+        if len(parts) > 1 and path.is_file() and title(path) is not None:
             key = tuple(parts[::2])
             series.setdefault(key, []).append((tuple(int(p) for p in parts[1::2]), path))
     if not series:
@@ -62,7 +62,7 @@ def find_series(folder: str | os.PathLike[str]) -> list[Path]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _title(path: Path) -> tuple[float, float | None] | None:
+def title(path: Path) -> tuple[float, float | None] | None:
     """Energy and broadening (eV) in the second line of an LDOS cube of pp.x; None for other files."""
     with open(path, "rb") as file:
         file.readline(400)
@@ -76,8 +76,8 @@ def _title(path: Path) -> tuple[float, float | None] | None:
 
 def series_broadening(paths: list[Path]) -> float | None:
     """The broadening sigma (eV) that the headers of a series give; None if they do not."""
-    title = _title(paths[0])
-    return None if title is None else title[1]
+    said = title(paths[0])
+    return None if said is None else said[1]
 
 
 @dataclass
@@ -141,7 +141,7 @@ def open_series(
     spool = tempfile.TemporaryFile(dir=paths[0].parent if folder is None else folder)  # noqa: SIM115
 
     def convert(index: int) -> None:
-        energies[index], values = _one(paths[index], grid, stride)
+        energies[index], values = ldos_values(paths[index], grid, stride)
         sums[index] = values.sum(dtype=np.float64)
         os.pwrite(spool.fileno(), values.tobytes(), 4 * n_points * index)
 
@@ -154,7 +154,8 @@ def open_series(
     except OSError as error:
         raise MachineError(f"cannot write beside {paths[0]}: {error.strerror or error}") from error
     energies = _even(energies, paths)
-    if highest is not None and energies[-1] < highest - 1e-3:
+    # inputs ask for a bit more, since pp.x rounds the number of steps down
+    if highest is not None and energies[-1] < highest - 0.5 * (energies[1] - energies[0]):
         raise FileError(
             f"{paths[-1]}: the series of LDOS cubes ends here, at {energies[-1]:g} eV, but the input of pp.x "
             f"asks for {highest:g} eV: the cubes after it are missing"
@@ -162,10 +163,10 @@ def open_series(
     return CubeSeries(energies, sums, shape, spool)  # type: ignore[arg-type]
 
 
-def _one(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]:
+def ldos_values(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]:
     """Energy (eV) and values (points,) float32 in 1/(eV A^3) of one cube."""
-    title = _title(path)
-    if title is None:
+    said = title(path)
+    if said is None:
         raise FileError(f"{path}: no energy in the second line; LDOS cubes of pp.x (plot_num=3) are needed")
     cube = read_cube(path)
     # cube files hold the step with 6 decimals, so the cell is good to n times that
@@ -175,7 +176,7 @@ def _one(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]:
             f"{path}: grid {cube.grid.shape} or cell do not match the run's grid {grid.shape} and cell"
         )
     values = cube.values[::stride, ::stride, ::stride] * LDOS_UNIT
-    return title[0], values.astype(np.float32).reshape(-1)
+    return said[0], values.astype(np.float32).reshape(-1)
 
 
 def read_ldos_series(

@@ -88,6 +88,7 @@ def from_run(
     ldos: Literal["auto", "wavefunctions", "cubes"] = "auto",
     sigma: float | None = None,
     energies: tuple[float, float, float] = (-6.0, 12.0, 0.1),
+    cubes: cube_series.CubeSeries | None = None,
     stride: int = 1,
     name: str | None = None,
     keep_bits: int | None = 13,
@@ -106,6 +107,7 @@ def from_run(
     sigma : width of the kernel in eV. Wavefunctions: 0.2 by default. Cubes: read from their
         headers if not given.
     energies : lowest, highest, spacing in eV; for wavefunctions (cubes carry their own)
+    cubes : those of this run that have been read already, with this stride and sigma
     stride : keep every stride-th point of the FFT grid in each direction for the LDOS; the density stays
     name : of the snapshot, by default that of the folder
     keep_bits : see ``save_snapshot``
@@ -128,7 +130,15 @@ def from_run(
     if ldos == "wavefunctions":
         source = _from_wavefunctions(run, place, pseudopotentials, density, energies, sigma, stride, progress)
     elif ldos == "cubes":
-        source = _from_cubes(run, place, sigma, stride, progress)
+        if cubes is None:
+            cubes, sigma = _read_cubes(run, place, sigma, stride, progress)
+        assert sigma is not None
+        if run.gamma_only and any(p.kind == "US" for p in pseudopotentials.values()):
+            raise InputError(
+                f"{place.folder}: of K_POINTS gamma with ultrasoft pseudopotentials pp.x makes a wrong LDOS; "
+                "run pw.x and pp.x again with K_POINTS crystal, one point 0 0 0"
+            )
+        source = _from_cubes(run, place, cubes, sigma, stride)
     else:
         raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
     _check_start(run, place.folder, source)
@@ -138,15 +148,32 @@ def from_run(
 
 
 def _check_start(run: PwRun, folder: Path, source: _Source) -> None:
+    """InputError if the energies of the LDOS start above the lowest states."""
+    check_start(run, folder, float(source.energies[0]), source.sigma, source.kernel)
+
+
+def check_start(run: PwRun, folder: Path, start: float, sigma: float, kernel: str = "gaussian") -> None:
     """InputError if more than a few electrons in 100 000 lie below the energies of the LDOS."""
-    x = (source.energies[0] - run.eigenvalues) / source.sigma
-    below = 0.5 * erfc(-x) if source.kernel == "gaussian" else expit(x)
-    if (run.weights[:, None] * below).sum() > 5e-5 * run.n_electrons:
-        lowest = float(run.eigenvalues.min()) - 2 * COMPLETE_WIDTHS[source.kernel] * source.sigma
+    if start > latest_start(run, sigma, kernel):
+        lowest = float(run.eigenvalues.min()) - 2 * COMPLETE_WIDTHS[kernel] * sigma
         raise InputError(
-            f"{folder}: the energies of the LDOS start at {source.energies[0]:g} eV, above the lowest "
+            f"{folder}: the energies of the LDOS start at {start:g} eV, above the lowest "
             f"states: start at {np.floor(lowest):g} eV"
         )
+
+
+def latest_start(run: PwRun, sigma: float, kernel: str = "gaussian") -> float:
+    """The energy (eV) below which 5 electrons in 100 000 lie, broadened by the kernel."""
+
+    def below(start: float) -> float:
+        x = (start - run.eigenvalues) / sigma
+        return float((run.weights[:, None] * (0.5 * erfc(-x) if kernel == "gaussian" else expit(x))).sum())
+
+    low, high = float(run.eigenvalues.min()) - 20 * sigma, float(run.eigenvalues.max())
+    while high - low > 1e-4 * sigma:
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) <= 5e-5 * run.n_electrons else (low, middle)
+    return low
 
 
 def check_supported(run: PwRun) -> None:
@@ -205,13 +232,14 @@ def _from_wavefunctions(
     return _Source(blocks, axis, shape, "gaussian", sigma, "wavefunctions", stride)
 
 
-def _from_cubes(
+def _read_cubes(
     run: PwRun,
     place: RunFolder,
     sigma: float | None,
     stride: int,
     progress: Callable[[int, int], None] | None,
-) -> _Source:
+) -> tuple[cube_series.CubeSeries, float]:
+    """The cubes in the folder of a run, and their sigma (eV)."""
     series = cube_series.find_series(place.folder)
     if not series:
         raise FileError(
@@ -220,10 +248,14 @@ def _from_cubes(
     sigma = cube_series.series_broadening(series) if sigma is None else sigma
     if sigma is None:
         raise InputError(f"{place.folder}: the cubes do not say their broadening: give sigma (eV)")
+    highest = _highest_energy(place.folder)
+    return cube_series.open_series(series, run.grid, stride, highest=highest, progress=progress), sigma
+
+
+def _from_cubes(
+    run: PwRun, place: RunFolder, found: cube_series.CubeSeries, sigma: float, stride: int
+) -> _Source:
     grid = wavefunctions.strided_grid(run, stride)
-    found = cube_series.open_series(
-        series, run.grid, stride, highest=_highest_energy(place.folder), progress=progress
-    )
     kernel = _recognise_kernel(run, place.folder, found.energies, found.sums * grid.point_volume, sigma)
     return _Source(found.blocks(), found.energies, grid.shape, kernel, sigma, "pp.x cubes", stride)
 

@@ -154,17 +154,32 @@ def _kpoints(kpoints: tuple[int, int, int] | np.ndarray) -> list[str]:
     return ["K_POINTS automatic", " ".join(str(k) for k in (*kpoints, 0, 0, 0))]
 
 
-def pp_input(energies: np.ndarray, sigma: float, prefix: str = "malax") -> str:
-    """The input of pp.x for one LDOS cube per energy (E,) in eV, of width ``sigma`` (eV)."""
-    inputpp = {
+def pp_input(
+    energies: np.ndarray,
+    sigma: float,
+    prefix: str = "malax",
+    *,
+    filplot: str = "tmp.pp",
+    use_gauss_ldos: bool = False,
+) -> str:
+    """The input of pp.x for one LDOS cube per energy (E,) in eV, of width ``sigma`` (eV).
+
+    The cubes are ``<filplot>001_ldos.cube`` and so on; ``use_gauss_ldos`` is known from QE 7.2 on.
+    """
+    step = float(energies[1] - energies[0])
+    inputpp: dict[str, Value] = {
         "outdir": "./tmp",
         "prefix": prefix,
         "plot_num": 3,
-        "emin": float(energies[0]),
-        "emax": float(energies[-1]),
-        "delta_e": round(float(energies[1] - energies[0]), 10),
+        "emin": round(float(energies[0]), 10),
+        # pp.x rounds the number of steps down
+        "emax": round(float(energies[-1] + 0.01 * step), 10),
+        "delta_e": round(step, 10),
         "degauss_ldos": sigma,
+        "filplot": filplot,
     }
+    if use_gauss_ldos:
+        inputpp["use_gauss_ldos"] = True
     return namelist("inputpp", inputpp) + "\n" + namelist("plot", {
         "iflag": 3, "output_format": 6, "fileout": "_ldos.cube",
     }) + "\n"  # fmt: skip
