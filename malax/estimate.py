@@ -20,6 +20,7 @@ from malax.energies.sphere import cutoff_g2, refined_grid
 from malax.energies.structure_factor import direct_cost, mesh_cost, mesh_shape
 from malax.energies.xc import CHUNK
 from malax.ensemble import members_of
+from malax.errors import InputError
 from malax.fft import block_columns, block_planes, rounds_for
 from malax.grid import Grid, fft_friendly
 from malax.long_run import LDOS_ROWS
@@ -292,6 +293,10 @@ def fitting_grid(
         if math.prod(shape) < 0.01 * job.grid.n_points:
             break
         smaller = replace(job, grid=Grid(job.grid.cell, shape), atoms=None)  # type: ignore[arg-type]
-        if math.prod(shape) < job.grid.n_points and per_node * peak(emulator, smaller) <= available:
+        try:
+            fits = per_node * peak(emulator, smaller) <= available
+        except InputError:  # too coarse for the model's ecutrho, and so are all that follow
+            break
+        if fits and math.prod(shape) < job.grid.n_points:
             return shape  # type: ignore[return-value]
     return None

@@ -160,6 +160,11 @@ def test_refused_by_memory(model):
     assert 0.6 * needed < estimate.peak(model, smaller) <= 0.95 * needed
     with pytest.raises(InputError, match="no number of ranks would do"):
         fits.check_memory(model, job, "al", [fits.Node(1, 1000)])
+    # no grid is recommended that the model's ecutrho forbids
+    sharp = tiny_model(ecutrho=2000.0)
+    with pytest.raises(InputError, match=r"\d+ ranks on \d+ such nodes would fit") as refusal:
+        fits.check_memory(sharp, job, "al", [fits.Node(1, int(estimate.peak(sharp, job) / 6))])
+    assert "--grid" not in str(refusal.value)
 
 
 def test_refused_by_rank_0_which_gathers(model):
