@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from malax import library
+from malax import library, machine
 from malax.calibration import Calibration
 from malax.checks import (
     ModelDomainWarning,
@@ -275,6 +275,7 @@ class Emulator:
         far = None if reduced.outside is None else concern(reduced.outside)
         concerns += [far] if far else []
         timings = clock.largest(comm)
+        provenance = self._provenance(options, finals[0].interpolation, comm)
         results = [
             Result(
                 atoms=atoms.copy(),
@@ -288,7 +289,7 @@ class Emulator:
                 density=final.density,
                 ldos=reduced.ldos,
                 timings=dict(timings),
-                provenance=self._provenance(options, final.interpolation, comm),
+                provenance={**provenance, "fermi_interpolation": final.interpolation},
                 notes=[*notes, *(long_run.notes if long_run else [])],
                 warnings=list(concerns),
                 part=reduced.part,
@@ -330,6 +331,7 @@ class Emulator:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "ranks": comm.size,
+            "peak_memory_bytes": max(comm.bcast(comm.gather(machine.peak_resident()))),
             "mpi": mpi_version(),
             "machine": platform.node(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -13,13 +13,18 @@ from pathlib import Path
 from malax.comm import Comm
 
 
+def peak_resident() -> int:
+    """The most bytes of memory that this process had at any time."""
+    scale = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
 def resident(root: Path = Path("/")) -> int:
     """Bytes of memory that this process has now."""
     try:
         return int((root / "proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
-        scale = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale  # the largest so far
+        return peak_resident()
 
 
 def seconds_since_start(root: Path = Path("/")) -> float:

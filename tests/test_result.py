@@ -68,7 +68,9 @@ def test_json_holds_what_is_promised(result):
     )
     assert value["grid"] == list(SHAPE)
     assert len(value["provenance"]["model_sha256"]) == 64
-    assert value["provenance"]["options"] == {"unbroaden": True, "descriptors": "native", "ldos": True}
+    options = {"unbroaden": True, "descriptors": "native", "precision": "float32", "ldos": True}
+    assert value["provenance"]["options"] == options
+    assert value["provenance"]["peak_memory_bytes"] > 1e8
 
 
 def test_load_tells_snapshots_from_results(tmp_path):

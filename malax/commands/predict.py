@@ -344,8 +344,9 @@ def _show(console: Console, structure: Structure, result: Result, written: list[
         console.table(
             ["as pw.x prints it", "Ry"], [[name, number(value, 8)] for name, value in in_ry.items()]
         )
-    total = result.timings["total"]
-    console.say(f"time         {total:.2f} s, {1e3 * total / n_atoms:.1f} ms per atom")
+    total, peak = result.timings["total"], 1e-9 * result.provenance["peak_memory_bytes"]
+    each = f"{1e3 * total / n_atoms:.1f} ms per atom; {peak:.2f} GB per rank"
+    console.say(f"time         {total:.2f} s, {each}")
     for path in written:
         console.say(f"written      {path}")
     console.say()
