@@ -33,7 +33,7 @@ from malax.units import BOLTZMANN
 if TYPE_CHECKING:
     from malax.emulator import Emulator
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 13
 N_NODES = 7
 TOLERANCE = 1e-6
 """Largest relative error of the density from the interpolation in mu."""
