@@ -84,7 +84,7 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
     Parameters
     ----------
     every : all structures of the recipe
-    todo : those without a snapshot: only their groups are probed
+    todo : those that are asked for; what they give is checked only where a snapshot is missing
     say : is told what was picked
 
     Raises
@@ -99,9 +99,10 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
         blank = groups
     if blank and not config.probe:
         raise InputError("probe: false needs ldos.energies, and n_bands in every group")
+    waiting = {s.group for s in todo if not (config.out / f"{s.name}.h5").exists()}
     probes = {}
     for group in groups:
-        if group in blank or (config.probe and _worthwhile(config, group)):
+        if group in blank or (config.probe and group in waiting and _worthwhile(config, group)):
             probes[group] = _probes(config, group, every, say, needed=group in blank)
     found = _picked(config, kept, probes)
     for group, several in probes.items():

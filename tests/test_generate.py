@@ -706,6 +706,9 @@ def test_probes_that_fail_or_are_not_wanted(kitchen: Kitchen) -> None:
     said: list[str] = []
     assert [o.state for o in generate.run(kitchen.config(**dense), say=said.append)] == ["made"]
     assert "were not checked beforehand" in said[0]
+    before = kitchen.calls()
+    assert [o.state for o in generate.run(kitchen.config(**dense))] == ["kept"]
+    assert kitchen.calls() == before
     with pytest.raises(InputError, match="probe: false needs ldos.energies, and n_bands"):
         generate.run(kitchen.config(**dense, groups__a__n_bands="auto", probe=False))
 
