@@ -34,6 +34,9 @@ Say = Callable[[str], None]
 
 MARGIN = 1.0
 """eV: how much further the states of other structures may reach than those of the probes."""
+HEADROOM = 2.0
+"""eV: how much further up what is picked goes than what is needed. The Fermi level of an emulated density of
+states must find room there, too."""
 OCCUPIED = 14.0
 """So many kT above the Fermi level the occupation is 1e-6: up to there the LDOS must be complete."""
 FREE_ELECTRON = 3.809982
@@ -81,7 +84,7 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
     Parameters
     ----------
     every : all structures of the recipe
-    todo : those without a snapshot: only their groups are probed
+    todo : those that are asked for; what they give is checked only where a snapshot is missing
     say : is told what was picked
 
     Raises
@@ -96,9 +99,10 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
         blank = groups
     if blank and not config.probe:
         raise InputError("probe: false needs ldos.energies, and n_bands in every group")
+    waiting = {s.group for s in todo if not (config.out / f"{s.name}.h5").exists()}
     probes = {}
     for group in groups:
-        if group in blank or (config.probe and _worthwhile(config, group)):
+        if group in blank or (config.probe and group in waiting and _worthwhile(config, group)):
             probes[group] = _probes(config, group, every, say, needed=group in blank)
     found = _picked(config, kept, probes)
     for group, several in probes.items():
@@ -195,7 +199,7 @@ def _probe(config: GenerateConfig, structure: Structure) -> Probe:
         )  # fmt: skip
         probe = _run(config, structure, text)
         reach = probe.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
-        if given != "auto" or reach >= probe.needed + MARGIN:
+        if given != "auto" or reach >= probe.needed + HEADROOM:
             return probe
         n_bands = int(np.ceil(1.4 * n_bands)) + 2
     raise InputError(f"{n_bands} bands do not reach {probe.needed:.1f} eV")
@@ -254,7 +258,7 @@ def _picked(config: GenerateConfig, kept: Window, probes: dict[str, list[Probe]]
     for group, several in probes.items():
         if config.groups[group].n_bands == "auto" and group not in bands:
             bands[group] = max(
-                (1 + int(np.searchsorted(np.maximum.accumulate(p.minima), p.needed + widths + MARGIN)))
+                (1 + int(np.searchsorted(np.maximum.accumulate(p.minima), p.needed + widths + HEADROOM)))
                 / p.electrons
                 for p in several
             )
@@ -265,7 +269,7 @@ def _range(probes: list[Probe], config: GenerateConfig) -> Energies:
     """Two energies per sigma, from below the lowest states to above the highest occupied ones."""
     step = config.ldos.sigma / 2
     low = float(np.floor(min(p.start for p in probes) - 2 * config.ldos.sigma - MARGIN))
-    high = max(p.needed for p in probes) + COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma + MARGIN
+    high = max(p.needed for p in probes) + COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma + HEADROOM
     return low, round(low + step * float(np.ceil((high - low) / step)), 9), step
 
 

@@ -66,7 +66,7 @@ def _make(structure: Structure, config: GenerateConfig, window: Window, progress
         {element: path.name for element, path in config.pseudopotentials.items()},
         temperature=group.temperature,
         n_bands=window.n_bands(structure, config),
-        # of Gamma's real wavefunctions and ultrasoft pseudopotentials pp.x makes a wrong LDOS (seen with 6.7)
+        # of Gamma's real wavefunctions and ultrasoft pseudopotentials pp.x (6.7, 7.2) makes a wrong LDOS
         kpoints=np.zeros((1, 3)) if cubes and group.kpoints == (1, 1, 1) else group.kpoints,
         fft_shape=group.fft_grid,
         namelists=config.qe.namelists,

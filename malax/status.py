@@ -23,6 +23,7 @@ from malax.fields import percentage_error
 from malax.io.files import atomic_path
 from malax.io.pw_run import PwRun
 from malax.io.snapshot import Snapshot
+from malax.units import BOLTZMANN
 
 FLOOR_WARNING = 5.0
 """meV/atom: what DFT's own LDOS may be off in the total free energy before a line says so."""
@@ -44,6 +45,7 @@ class Checks:
     levels : per 2 sigma below the Fermi level, see `LEVELS_WARNING`; None if not known
     seconds : wall time of the calculation and the harvest
     iterations : of the self-consistent cycle
+    short : eV that the LDOS lacks to be complete where the occupation falls to 1e-6 (14 kT)
     """
 
     floor: float | None
@@ -53,6 +55,7 @@ class Checks:
     levels: float | None = None
     seconds: float | None = None
     iterations: int | None = None
+    short: float = 0.0
 
     @property
     def concerns(self) -> list[str]:
@@ -62,6 +65,10 @@ class Checks:
             found.append(
                 f"its own LDOS misses DFT's free energy by {self.floor:.1f} meV/atom: smaller spacing of the "
                 "energies or sigma, or a finer grid"
+            )
+        if self.short > 0:
+            found.append(
+                f"states are occupied up to {self.short:.1f} eV above what its bands complete: more bands"
             )
         if self.levels is not None and self.levels < LEVELS_WARNING:
             found.append(
@@ -92,6 +99,7 @@ def check(snapshot: Snapshot, run: PwRun | None = None) -> Checks:
         electrons=float(held / snapshot.n_electrons - 1),
         density=None if reference is None else percentage_error(density, reference),
         levels=None if run is None else levels_per_width(run, snapshot.sigma),
+        short=max(0.0, snapshot.fermi_level + 14 * BOLTZMANN * snapshot.temperature - snapshot.complete_to),
     )
 
 

@@ -219,3 +219,15 @@ def test_own_data_by_the_readme(own_data, capsys):
     assert "pw.x -in nscf.in > nscf.out" in section
     done = subprocess.run(["pw.x", "-in", "nscf.in"], cwd=own_data / "qe", capture_output=True, text=True)
     assert "JOB DONE" in done.stdout, done.stdout[-1000:]
+
+
+@needs_pw
+def test_roundtrip(tmp_path):
+    """Four commands: what the recipe leaves out is picked, and pw.x goes on from the emulated density."""
+    said, out = run_example("roundtrip", tmp_path)
+    assert "probes: LDOS from" in said and said.count(": made: floor") == 3
+    level = float(re.search(r"Fermi level +(\S+) eV", said)[1])
+    of_pw = float(re.search(r"the Fermi energy is +(\S+) ev", said)[1])
+    assert of_pw == pytest.approx(level, abs=0.3)
+    assert "JOB DONE" in (out / "qe" / "bands.out").read_text()
+    assert (out / "data" / "status.csv").read_text().count("made") == 3

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -568,6 +569,9 @@ def test_checks_of_an_ldos_that_is_its_own_reference(tmp_path: Path) -> None:
     off = status.check(snapshot)
     assert off.floor == pytest.approx(10.0, abs=1e-3)  # 4 atoms
     assert "misses DFT's free energy by 10.0 meV/atom" in off.concerns[0]
+    few = status.check(replace(snapshot, complete_to=snapshot.fermi_level))
+    assert few.short == pytest.approx(14 * 8.617333e-5 * snapshot.temperature, rel=1e-5)
+    assert "more bands" in few.concerns[1] and exact.short == 0
 
 
 def test_levels_per_width(tmp_path: Path) -> None:
@@ -706,6 +710,9 @@ def test_probes_that_fail_or_are_not_wanted(kitchen: Kitchen) -> None:
     said: list[str] = []
     assert [o.state for o in generate.run(kitchen.config(**dense), say=said.append)] == ["made"]
     assert "were not checked beforehand" in said[0]
+    before = kitchen.calls()
+    assert [o.state for o in generate.run(kitchen.config(**dense))] == ["kept"]
+    assert kitchen.calls() == before
     with pytest.raises(InputError, match="probe: false needs ldos.energies, and n_bands"):
         generate.run(kitchen.config(**dense, groups__a__n_bands="auto", probe=False))
 
