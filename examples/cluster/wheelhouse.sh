@@ -21,7 +21,8 @@ download)
   echo "torch==${torch%%-*}" >"$folder/constraints.txt"
   pip wheel -q -w "$folder" --find-links "$folder" -c "$folder/constraints.txt" "$MALAX${extra:+[$extra]}"
   pip download -q -d "$folder" --no-deps --no-binary mpi4py mpi4py
-  pip download -q -d "$folder" "setuptools>=77" wheel cython
+  # what mpi4py is built with
+  pip download -q -d "$folder" setuptools wheel cython build
   ;;
 install)
   venv=${3:?where the virtual environment is to be}
