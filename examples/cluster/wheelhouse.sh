@@ -30,7 +30,7 @@ install)
   python3 -m venv "$venv"
   "$venv/bin/pip" install -q --no-index --find-links "$folder" -c "$folder/constraints.txt" "malax${extra:+[$extra]}"
   if [ -n "${MPICC:-}" ]; then
-    MPICC=$MPICC "$venv/bin/pip" install -q --no-index --find-links "$folder" --no-binary mpi4py mpi4py
+    MPICC=$MPICC "$venv/bin/pip" install -q --no-cache-dir --no-index --find-links "$folder" --no-binary mpi4py mpi4py
   fi
   ;;
 *)
