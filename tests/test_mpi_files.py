@@ -113,9 +113,7 @@ cli.main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize(
-    "signal, code, members", [("SIGTERM", 75, 1), ("SIGKILL", None, 1), ("SIGKILL", None, 2)]
-)
+@pytest.mark.parametrize("signal, code, members", [("SIGTERM", 75, 1), ("SIGKILL", None, 2)])
 def test_a_run_that_was_ended_goes_on(tmp_path, signal, code, members):
     """One rank of two is signalled in the middle: both end, and the same line ends with the same numbers."""
     models = [f"{seed}.malax" for seed in range(members)]

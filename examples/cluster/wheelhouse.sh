@@ -15,17 +15,22 @@ download)
   mkdir -p "$folder"
   index=${TORCH_INDEX-https://download.pytorch.org/whl/cpu}
   pip download -q -d "$folder" ${index:+--extra-index-url "$index"} "${TORCH:-torch}"
-  pip wheel -q -w "$folder" --find-links "$folder" "$MALAX${extra:+[$extra]}"
+  # this very build, or what malax needs would be resolved to the newest one with CUDA
+  torch=("$folder"/torch-[0-9]*.whl)
+  torch=${torch[0]##*/torch-}
+  echo "torch==${torch%%-*}" >"$folder/constraints.txt"
+  pip wheel -q -w "$folder" --find-links "$folder" -c "$folder/constraints.txt" "$MALAX${extra:+[$extra]}"
   pip download -q -d "$folder" --no-deps --no-binary mpi4py mpi4py
-  pip download -q -d "$folder" "setuptools>=77" wheel cython
+  # what mpi4py is built with
+  pip download -q -d "$folder" setuptools wheel cython build
   ;;
 install)
   venv=${3:?where the virtual environment is to be}
   extra=${4:-}
   python3 -m venv "$venv"
-  "$venv/bin/pip" install -q --no-index --find-links "$folder" "malax${extra:+[$extra]}"
+  "$venv/bin/pip" install -q --no-index --find-links "$folder" -c "$folder/constraints.txt" "malax${extra:+[$extra]}"
   if [ -n "${MPICC:-}" ]; then
-    MPICC=$MPICC "$venv/bin/pip" install -q --no-index --find-links "$folder" --no-binary mpi4py mpi4py
+    MPICC=$MPICC "$venv/bin/pip" install -q --no-cache-dir --no-index --find-links "$folder" --no-binary mpi4py mpi4py
   fi
   ;;
 *)

