@@ -10,14 +10,14 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "malax"
 
 LAYERS = (
-    "validate_page cli commands bench bench_bispectrum demo config schema tune tune_report interfaces",
-    "uncertainty active differences validate validate_data volume_curve finite_differences "
+    "cli commands validate_page bench bench_bispectrum demo config schema tune tune_report interfaces",
     "emulator result plots train generate evaluate baselines predict streaming model_file checks shipped "
     "checkpoint loss pw_job structures optimize scaling training train_config train_log validation "
     "selection status job_scripts recipe recipe_template distributed tune_config physics_loss domain "
-    "train_finish interruption long_run preview series tiles",
+    "train_finish interruption long_run preview series tiles uncertainty active differences "
+    "validate validate_data volume_curve finite_differences",
     "equation_of_state observables energies dataset occupations fermi polylog feature_cache compatibility",
-    "calibration descriptors network ensemble io",
+    "descriptors network ensemble calibration io",
     "grid fields fft comm kernels kernels_adjoint kernels_gaussian library settings",
     "units errors version",
 )
