@@ -25,6 +25,9 @@ def rows(found: Validation) -> list[Row]:
         for name, unit in (("a0", "A"), ("V0", "A^3/atom"), ("B0", "GPa")):
             ours, theirs = (_of_fit(curve, fit, name) for fit in (curve.fit, curve.dft_fit))
             table.append((f"{name}, {curve.title}", ours, theirs, unit))
+        # a fit says nothing where the energies do not follow it
+        off = [None if fit is None else 1e3 * fit.residual for fit in (curve.fit, curve.dft_fit)]
+        table.append((f"largest deviation from that fit, {curve.title}", off[0], off[1], "meV/atom"))
     for vacancy in found.vacancies:
         table.append((f"vacancy in {vacancy.n_atoms} atoms", vacancy.model, vacancy.dft, "eV"))
     at = found.invariance

@@ -202,3 +202,16 @@ def test_several_elements_need_a_crystal() -> None:
         validate.default_crystal(model)
     crystal = validate.default_crystal(tiny_model())
     assert crystal.get_volume() / 4 == pytest.approx(16.6)
+
+
+def test_the_recipe_of_the_data() -> None:
+    """configs/al_validate.yaml makes what the checks look for: seven volumes, a crystal and its vacancy."""
+    from malax import config
+    from malax.generate import GenerateConfig, structures
+
+    recipe = Path(__file__).resolve().parents[1] / "configs" / "al_validate.yaml"
+    made = {s.name: s.atoms for s in structures(config.load(recipe, GenerateConfig))}
+    assert list(made) == [*(f"e{i}" for i in range(7)), "p0", "q0"]
+    assert len({round(made[f"e{i}"].get_volume(), 3) for i in range(7)}) == 7
+    assert len(made["p0"]) == 32 and len(made["q0"]) == 31
+    np.testing.assert_array_equal(made["p0"].cell.array, made["q0"].cell.array)
