@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from malax import checkpoint
 from malax.comm import Comm, as_comm
 from malax.compatibility import check_compatible, check_distinct
 from malax.dataset import Dataset
+from malax.descriptors import Descriptor
 from malax.domain import collect as collect_domain
 from malax.emulator import Emulator
 from malax.errors import FileError, InputError, MachineError
@@ -168,6 +170,12 @@ def _prepare(
         f"{len(training.rows)} training snapshots with {training.n_points} points, {len(validation.rows)} "
         f"for validation with {validation.n_points}; {training.n_batches(config.data)} steps per epoch"
     )
+    alike = _alike(config.descriptor, training.snapshots)
+    if alike:
+        log.say(
+            f"note: {' and '.join(alike)} have the same descriptor.weights: the descriptors cannot tell them "
+            "apart; where their surroundings differ by nothing else (rocksalt), nothing can be learned"
+        )
     generator = torch.Generator().manual_seed(config.seed)
     rows = training.rows[0]
     network = LDOSNetwork.from_config(config.network, rows.n_features, rows.n_energies, generator)
@@ -186,6 +194,13 @@ def _prepare(
     resumed.restore(tensors, numbers)
     log.say(f"resumed from {config.checkpoint} in epoch {resumed.epoch + 1}, step {resumed.step}")
     return resumed
+
+
+def _alike(descriptor: Descriptor, snapshots: Sequence[Snapshot]) -> list[str]:
+    """Elements of the snapshots that weigh the same in the descriptors as another one."""
+    elements = sorted({symbol for one in snapshots for symbol in one.atoms.get_chemical_symbols()})
+    each = [(descriptor.weights or {}).get(symbol, 1.0) for symbol in elements]
+    return [symbol for symbol, weight in zip(elements, each, strict=True) if each.count(weight) > 1]
 
 
 def _identity(config: TrainConfig, sets: dict[str, list[Snapshot]]) -> dict[str, Any]:

@@ -9,16 +9,19 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fakes
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from malax import checkpoint, config, training
 from malax.comm import SerialComm
 from malax.dataset import Batch, Dataset
+from malax.descriptors import Descriptor
 from malax.emulator import Emulator
 from malax.errors import FileError, InputError, MalaxError
 from malax.evaluate import evaluate_snapshot
@@ -26,7 +29,7 @@ from malax.generate import GenerateConfig, structures
 from malax.io.snapshot import Snapshot
 from malax.network import LDOSNetwork
 from malax.optimize import Average, OptimizerConfig, ScheduleConfig, learning_rate
-from malax.train import TrainConfig, TrainingInterrupted, train
+from malax.train import TrainConfig, TrainingInterrupted, _alike, train
 from malax.train_log import Table
 from malax.validation import snapshot_errors
 
@@ -407,3 +410,18 @@ def documented_keys(model: Any) -> list[str]:
             if inner.__name__ != "EnergyWeight":
                 found += documented_keys(inner)
     return found
+
+
+@pytest.mark.parametrize(
+    ("weights", "alike"),
+    [
+        (None, ["Al", "Be"]),
+        ({"Al": 0.5}, []),
+        ({"Al": 0.5, "Be": 0.5}, ["Al", "Be"]),
+        ({"O": 2.0}, ["Al", "Be"]),
+    ],
+)
+def test_elements_that_the_descriptors_cannot_tell_apart_are_named(weights, alike):
+    snapshot = SimpleNamespace(atoms=Atoms("AlBe", positions=np.zeros((2, 3))))
+    assert _alike(Descriptor(weights=weights), [snapshot]) == alike
+    assert _alike(Descriptor(), [SimpleNamespace(atoms=Atoms("Al2"))]) == []
