@@ -192,8 +192,8 @@ def predict(
 
     Several models before the structures make an ensemble: its predictions carry error bars.
     """
-    from malax.commands.predict import PredictOptions, seconds
     from malax.commands.predict import predict as command
+    from malax.commands.predict_options import PredictOptions, seconds
 
     options = PredictOptions(
         output=output,

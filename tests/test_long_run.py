@@ -15,7 +15,7 @@ from models import tiny_model
 
 from malax.comm import SerialComm
 from malax.commands.console import _LogLines, duration
-from malax.commands.predict import seconds
+from malax.commands.predict_options import seconds
 from malax.domain import Domain
 from malax.emulator import Emulator
 from malax.errors import InputError, MachineError, Stopped

@@ -22,7 +22,7 @@ from malax.grid import Grid
 from malax.long_run import INTERVAL
 
 if TYPE_CHECKING:
-    from malax.commands.predict import PredictOptions, Structure
+    from malax.commands.predict_options import PredictOptions, Structure
 
 STAGES = {
     "set-up": "checking and sorting atoms",

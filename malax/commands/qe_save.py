@@ -20,7 +20,7 @@ from malax.long_run import read_json
 from malax.units import RYDBERG
 
 if TYPE_CHECKING:
-    from malax.commands.predict import PredictOptions
+    from malax.commands.predict_options import PredictOptions
     from malax.emulator import Emulator
     from malax.result import Result
 

@@ -10,7 +10,8 @@ from typing import Any
 import h5py
 
 from malax.comm import Comm, on_root
-from malax.commands.predict import PredictOptions, Structure, check_outputs
+from malax.commands.predict_options import PredictOptions, Structure
+from malax.commands.predict_output import check_outputs
 from malax.commands.qe_save import Saves
 from malax.emulator import Emulator
 from malax.result import Result
