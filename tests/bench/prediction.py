@@ -18,11 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.build import bulk
 
 from malax import shipped
 from malax.comm import world
+from malax.descriptors import lammps
+from malax.descriptors.structure import numbered_species
 from malax.emulator import Emulator
+from malax.grid import Grid
 from malax.network import LDOSNetwork, NetworkConfig
 
 
@@ -32,12 +36,21 @@ def status(name: str) -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
+def beside(atoms: Atoms, shape: tuple[int, ...], emulator: Emulator, ours: float) -> dict[str, float]:
+    """LAMMPS' own time for the descriptors on the same grid, and how many whole predictions fit into it."""
+    descriptor = emulator.info.descriptor
+    types, weights = numbered_species(atoms, descriptor.weights)
+    seconds = lammps.run_seconds(atoms, types, weights, Grid(atoms.cell.array, shape), descriptor._snap())
+    return {"seconds": round(seconds, 2), "ratio": round(seconds / ours, 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=[8, 8, 4])
     parser.add_argument("--points", type=int, default=16)
     parser.add_argument("--random", type=int, nargs="+", help="hidden layers of a network of random weights")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--lammps", action="store_true", help="LAMMPS' descriptors beside it, on one rank")
     parser.add_argument("--log", action="store_true", help="progress on stderr")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a coarse grid is what is asked for
@@ -83,6 +96,8 @@ def main() -> None:
             "seconds": {stage: round(value, 2) for stage, value in result.timings.items()},
             "total_free_per_atom": result.energies.total_free / len(atoms),
         }
+        if options.lammps:
+            found["lammps"] = beside(atoms, grid, emulator, result.timings["total"])
         print(json.dumps(found, indent=1))
 
 
