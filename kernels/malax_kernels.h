@@ -209,6 +209,8 @@ MALAX_API const char *malax_version(void);
 MALAX_API const char *malax_compiler(void);
 /* 1 if compiled with OpenMP */
 MALAX_API int malax_has_openmp(void);
+/* 1 if networks with bfloat16 can be had here and now: build, machine and MALAX_ISA all allow it */
+MALAX_API int malax_has_bfloat16(void);
 /* The ISA levels this build holds and this machine runs, best first, separated by spaces. */
 MALAX_API const char *malax_isa_levels(void);
 /* The level that runs now ("baseline", "v3", "v4"), by choice of the machine or of the environment

@@ -60,7 +60,8 @@ def fermi_level(
 
     In the gap of an LDOS with rounding errors the number may miss ``n_electrons`` by a little everywhere, so
     that the root lies at the edge of a band. A gap of `GAP` within `GAP_TOLERANCE` therefore gives its
-    middle, and the number of electrons there stands for ``n_electrons``.
+    middle, and the number of electrons there stands for ``n_electrons``. Where no band stands above
+    the gap (fixed occupations without empty bands) it reaches to the end of the energies.
 
     Parameters
     ----------

@@ -4,7 +4,7 @@ They have a plain C interface (``kernels/malax_kernels.h``) and are looked for i
 put there by ``pip install``, or by ``cmake -B build && cmake --build build`` in a source tree), then in the
 folders of the environment variable ``MALAX_LIBRARY_PATH`` (separated by ``:``). ``MALAX_ISA`` = ``baseline``,
 ``v3`` or ``v4`` forces the instruction set of the inner loops. The typed calls stand in `malax.kernels`,
-`malax.kernels_gaussian` and `malax.kernels_adjoint`.
+`malax.kernels_gaussian`, `malax.kernels_network` and `malax.kernels_adjoint`.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def build_info() -> dict[str, Any]:
     """What was built and what runs here.
 
     Keys: ``version``, ``library`` (path), ``compiler``, ``openmp``, ``isa`` (the level that runs),
-    ``isa_levels`` (those that could, best first), ``cuda`` (whether the CUDA library was built) and
-    ``cuda_devices`` (how many it can use now).
+    ``isa_levels`` (those that could, best first), ``bfloat16`` (whether networks can use it), ``cuda``
+    (whether the CUDA library was built) and ``cuda_devices`` (how many it can use now).
 
     Raises
     ------
@@ -84,6 +84,7 @@ def build_info() -> dict[str, Any]:
         "openmp": bool(library.malax_has_openmp()),
         "isa": isa.decode(),
         "isa_levels": library.malax_isa_levels().decode().split(),
+        "bfloat16": bool(library.malax_has_bfloat16()),
         "cuda": cuda is not None,
         "cuda_devices": 0 if cuda is None else int(cuda.malax_cuda_device_count()),
     }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from malax import checkpoint
-from malax.comm import Comm, as_comm
+from malax.comm import Comm, as_comm, on_root
 from malax.compatibility import check_compatible, check_distinct
 from malax.dataset import Dataset
 from malax.descriptors import Descriptor
@@ -77,7 +77,8 @@ def train(
     _check_device(config.device)
     _check_outputs(config, resume, overwrite)
     sets = _load_sets(config)
-    state, note = _last_state(config) if resume else (None, None)
+    # rank 0 decides which checkpoint is sound: all must go on from the same one
+    state, note = on_root(comm, lambda: _last_state(config)) if resume else (None, None)
     identity = _identity(config, sets)
     if state is not None:
         _check_identity(identity, state[1]["identity"], config)

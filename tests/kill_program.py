@@ -1,4 +1,4 @@
-"""What test_faults.py runs: ``kill_program.py CONFIG.yaml MODEL KEY=VALUE MOMENT...``.
+"""What test_train_faults.py runs: ``kill_program.py CONFIG.yaml MODEL KEY=VALUE MOMENT...``.
 
 A training is begun and killed (SIGKILL) at the first moment, resumed and killed at the second, and so on; at
 last it is left to end. One process imports everything and each training is a fork of it: that is fast, and

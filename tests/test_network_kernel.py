@@ -10,7 +10,6 @@ import torch
 from malax import library
 from malax.errors import InputError
 from malax.kernels_network import ACTIVATIONS, DenseLayers
-from malax.precision import cpu_flags
 
 # one number; less than a vector; one vector and a bit; whole panels; several panels with a single vector last
 WIDTHS = [(1, 1), (3, 5), (14, 17, 9), (64, 32, 64), (91, 40, 56, 23)]
@@ -72,13 +71,10 @@ def test_a_row_depends_on_no_other_row_and_no_thread(dtype, isa):
         assert np.array_equal(network(rows[some]), whole[some])
 
 
-@pytest.mark.skipif(
-    "avx512_bf16" not in cpu_flags(), reason="this processor does not multiply bfloat16 numbers"
-)
+@pytest.mark.skipif(not library.build_info()["bfloat16"], reason="no products of bfloat16 here")
 @pytest.mark.parametrize("widths", [(5, 7), (14, 17, 9), (64, 33, 31, 64), (91, 40, 56, 23)], ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_bfloat16_rounds_weights_and_inputs_of_all_layers_but_the_first(activation, widths, monkeypatch):
-    monkeypatch.setenv("MALAX_ISA", "v4")
+def test_bfloat16_rounds_weights_and_inputs_of_all_layers_but_the_first(activation, widths):
     weights, biases, mean, scale = layers(widths)
     names = [activation] * len(weights)
     rows = np.random.default_rng(1).normal(size=(29, widths[0])).astype(np.float32)

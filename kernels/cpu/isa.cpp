@@ -98,6 +98,10 @@ NetworkBlockFunction<float> bfloat16_network_block() {
 
 using namespace malax;
 
+int malax_has_bfloat16(void) {
+    return malax::guarded([] { malax::bfloat16_network_block(); }) == MALAX_OK ? 1 : 0;
+}
+
 const char *malax_isa_levels(void) {
     static const std::string names = available();
     return names.c_str();

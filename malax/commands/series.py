@@ -31,7 +31,7 @@ class Series:
         comm: Comm,
     ) -> None:
         self.comm, self._emulator = comm, emulator
-        grid = (options.grid, options.spacing, options.descriptors, VERSION)
+        grid = (options.grid, options.spacing, options.descriptors, options.precision, VERSION)
         kelvins = options.temperatures or (None,)
         self.keys = [[key_of(s.atoms, kelvin, emulator.hash, *grid) for kelvin in kelvins] for s in todo]
         self._table: Table | None = None
