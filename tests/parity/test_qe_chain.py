@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.units import kB
 
 import malax
-from malax import cli, comm, generate
+from malax import cli, generate, launcher
 from malax import config as yaml_config
 from malax.energies import total_free_energy
 from malax.evaluate import from_own_ldos
@@ -196,7 +196,7 @@ def command(*words: object) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_insulators_all_the_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in (*comm._TASK_COUNTS, *comm._TASK_MARKS):
+    for variable in (*launcher.TASK_COUNTS, *launcher.TASK_MARKS):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     case = CASES[name]
