@@ -136,6 +136,16 @@ def file_sizes(emulator: Emulator, job: Job, names: Collection[str]) -> dict[str
     return {name: float(size) for name, size in sizes.items() if name in names and size}
 
 
+def kept_ldos(folder: Path | None, ranks: int) -> float:
+    """Bytes on the disk of the LDOS in a folder of tiles that a run on so many ranks uses: an ended run took
+    all of them at its start. 0 without such a folder."""
+    if folder is None or not folder.is_dir():
+        return 0.0
+    used = {f".{rank}.ldos" for rank in range(ranks)}
+    files = [path for path in folder.iterdir() if "".join(path.suffixes) in used]
+    return float(sum(512 * path.stat().st_blocks for path in files))
+
+
 def kept_bytes(emulator: Emulator, job: Job) -> float:
     """Bytes of the tiles that a run of more than `malax.long_run.INTERVAL` seconds keeps, to be taken up
     again."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
@@ -294,6 +296,34 @@ def test_run_that_cannot_fit_is_refused(run, tmp_path, monkeypatch):  # noqa: F8
     code, _, err = run(*little, "--dry-run")
     assert code == 0 and "are available" in err
     assert run(*little, "--no-fit-check")[0] == 0 and (tmp_path / "o.h5").is_file()
+
+
+def test_disk_that_an_ended_run_took_counts_once(run, tmp_path, monkeypatch):  # noqa: F811
+    """Its LDOS is there already; of several structures the largest LDOS counts, whichever comes last."""
+
+    def leave_free(size: float) -> None:
+        disk = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=size))
+        monkeypatch.setattr(fits, "shutil", disk)
+
+    large, small = make_atoms(0).repeat((2, 1, 1)), make_atoms(1)
+    ase.io.write(tmp_path / "a.xyz", large, format="extxyz", parallel=False)
+    ase.io.write(tmp_path / "b.xyz", small, format="extxyz", parallel=False)
+    one = ["predict", "m.malax", tmp_path / "a.xyz", "--spacing", 0.25, "--ldos", "-o", tmp_path / "o.h5"]
+    sizes = json.loads(run(*one, "--dry-run", "--json")[1])["files_bytes"]
+    leave_free(1.1 * sizes["h5"])
+    refused(run(*one), "are free on that disk")
+    folder = tmp_path / ".o.h5.tiles"
+    folder.mkdir()
+    with open(folder / "main.0.ldos", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, int(sizes["tiles"]))
+    (folder / "main.1.ldos").write_bytes(bytes(int(sizes["tiles"])))  # of a run on more ranks: of no use
+    assert fits.kept_ldos(folder, 1) == pytest.approx(sizes["tiles"], abs=4096)
+    assert fits.kept_ldos(folder, 2) == pytest.approx(2 * sizes["tiles"], abs=8192)
+    assert run(*one)[0] == 0 and not folder.exists()
+    both = [*one[:3], tmp_path / "b.xyz", *one[3:-1], tmp_path / "p.h5"]
+    # results of both (1.5 times the large one's) and the large one's tiles
+    leave_free(2.2 * sizes["h5"])
+    refused(run(*both), "are free on that disk")
 
 
 def test_sizes_of_files_are_those_written(run, tmp_path):  # noqa: F811
