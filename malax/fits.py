@@ -72,16 +72,18 @@ def check_memory(
     Rank 0, on the first node, needs ``gathered`` bytes besides its density when the others are finished.
     """
     needed = estimate.peak(emulator, job)
-    own = estimate.REAL * estimate.share(job, emulator.info.descriptor.cutoff).points
     for i, node in enumerate(there):
-        total = node.ranks * needed + (max(0.0, gathered + own - needed) if i == 0 else 0.0)
+        rank_0 = gathered if i == 0 else 0.0
+        total = estimate.node_bytes(emulator, job, node.ranks, rank_0)
         if node.available is None or total <= node.available:
             continue
         each = f"{gigabytes(needed)} per rank" if node.ranks > 1 else "one rank"
-        ranks = estimate.fitting_ranks(emulator, job, node.ranks, node.available)
-        grid = estimate.fitting_grid(emulator, job, node.ranks, node.available)
+        ranks = estimate.fitting_ranks(emulator, job, node.ranks, node.available, rank_0)
+        grid = estimate.fitting_grid(emulator, job, node.ranks, node.available, rank_0)
         ways = [] if ranks is None else [f"{ranks} ranks on {ranks // node.ranks} such nodes"]
         ways += [] if grid is None else [f"--grid {' '.join(map(str, grid))}"]
+        if node.ranks * needed <= node.available:  # only what rank 0 gathers is too much
+            ways.append("leaving out --xsf and --qe-save")
         raise InputError(
             f"{label} on the grid {' x '.join(map(str, job.grid.shape))} needs "
             f"{gigabytes(total)} of memory on a node ({each}), {gigabytes(node.available)} are "

@@ -170,11 +170,28 @@ def test_refused_by_memory(model):
 
 
 def test_refused_by_rank_0_which_gathers(model):
+    names = ["h5", "xsf"]
     job = bulk_job(200, ranks=100)
     there = [fits.Node(1, int(1.2 * estimate.peak(model, job)))] * 2
     fits.check_memory(model, job, "al", there)
-    with pytest.raises(InputError, match="available"):
-        fits.check_memory(model, job, "al", there, fits.gathered_bytes(job, ["h5", "xsf"]))
+    with pytest.raises(InputError) as refusal:
+        fits.check_memory(model, job, "al", there, fits.gathered_bytes(job, names))
+    # more ranks do not make the whole grid smaller; what is recommended fits
+    text = str(refusal.value)
+    assert "such nodes" not in text and "or leaving out --xsf and --qe-save would fit" in text
+    shape = tuple(int(n) for n in text.split("--grid ")[1].split(" or")[0].split())
+    smaller = dataclasses.replace(job, grid=Grid(job.grid.cell, shape))
+    assert 0.4 * job.grid.n_points < smaller.grid.n_points < job.grid.n_points
+    fits.check_memory(model, smaller, "al", there, fits.gathered_bytes(smaller, names))
+    # beside others that take less, on more nodes, rank 0 has the room
+    job = bulk_job(200, ranks=40)
+    gathered = fits.gathered_bytes(job, names)
+    there = [fits.Node(20, int(estimate.node_bytes(model, job, 20, gathered)) - 1)] * 2
+    with pytest.raises(InputError, match="ranks on [0-9]+ such nodes") as refusal:
+        fits.check_memory(model, job, "al", there, gathered)
+    ranks = int(str(refusal.value).split("available; ")[1].split()[0])
+    assert ranks > 40
+    fits.check_memory(model, dataclasses.replace(job, ranks=ranks), "al", there, gathered)
 
 
 def test_refused_by_disk(tmp_path):
