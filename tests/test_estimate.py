@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import ase.io
 import numpy as np
 import pytest
+import torch
 from fakes import make_atoms
 from models import tiny_model
 from test_cli import alone, refused, run  # noqa: F401 - fixtures
@@ -19,6 +20,7 @@ from test_mpi import mpirun
 
 from malax import cost_model, estimate, fits, machine, probe
 from malax.comm import SerialComm
+from malax.commands.estimate import node_like_this
 from malax.emulator import Emulator
 from malax.energies import total_free_energy_of
 from malax.energies.xc import CHUNK
@@ -299,6 +301,18 @@ def test_dry_run_of_an_ensemble_on_other_ranks(run):  # noqa: F811
     assert found["members"] == 2 and found["ranks"] == 4 and found["n_atoms"] == 32
     assert found["rank_points"] == pytest.approx(found["points"] / 4, rel=0.15)
     refused(run(*arguments, "--ranks", 4), "--ranks goes with --dry-run")
+
+
+def test_ranks_that_do_not_run_yet_have_a_start(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert node_like_this(100, 1, 100) == fits.Node(8, 300)
+    assert node_like_this(3, 1, 100) == fits.Node(3, 800)
+    assert node_like_this(3, 4, 100) == fits.Node(3, 1000)
+    assert node_like_this(100, 1, 500) == fits.Node(8, 0)
+    monkeypatch.setattr(machine, "available_memory", lambda: None)
+    assert node_like_this(100, 1, 100) == fits.Node(8, None)
 
 
 def test_run_that_cannot_fit_is_refused(run, tmp_path, monkeypatch):  # noqa: F811

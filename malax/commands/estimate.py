@@ -125,7 +125,9 @@ def dry_run(
     start = max(comm.bcast(comm.gather(machine.resident())))
     begun = max(comm.bcast(comm.gather(machine.seconds_since_start())))
     ranks = options.ranks or comm.size
-    there = fits.nodes(comm) if ranks == comm.size else [node_like_this(ranks)]
+    there = fits.nodes(comm)
+    if ranks != comm.size:
+        there = [node_like_this(ranks, there[0].ranks, start)]
     kelvins, _ = choose_temperatures(emulator.info, options.temperatures or None)
     measured: dict[Any, probe.Rates] = {}
     objects = []
@@ -148,10 +150,17 @@ def dry_run(
     console.finish(objects[0] if len(objects) == 1 else {"structures": objects, **together})
 
 
-def node_like_this(ranks: int) -> fits.Node:
-    """A node like this one with as many of the ranks as it has cores for."""
-    per_node = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-    return fits.Node(min(ranks, per_node), machine.available_memory())
+def node_like_this(ranks: int, running: int, start: float) -> fits.Node:
+    """A node like this one with as many of the ranks as it has cores for.
+
+    ``running`` of them have taken the bytes ``start`` of a process with the model loaded already; those of
+    the others are not available.
+    """
+    per_node = min(ranks, max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+    available = machine.available_memory()
+    if available is not None:
+        available = max(0, available - int(max(0, per_node - running) * start))
+    return fits.Node(per_node, available)
 
 
 def report(
