@@ -234,6 +234,8 @@ def test_times_scale(model):
     hot = probe.times(model, bulk_job(128, n_temperatures=3), RATES, {"h5": 5e8, "cube": 0.0})
     assert hot["energies"] == pytest.approx(3 * one["energies"])
     assert hot["writing"] == pytest.approx(3 * (5e8 / probe.DISK + 128**3 * 1e-7))
+    tiles = probe.times(model, bulk_job(128, n_temperatures=3), RATES, {"h5": 5e8, "tiles": 2e8})
+    assert tiles["writing"] == pytest.approx((3 * 5e8 + 2e8) / probe.DISK)
     members = Emulator.combine([tiny_model(seed=i) for i in range(3)])
     three = probe.times(members, bulk_job(128), dataclasses.replace(RATES, exact=True), {})
     assert three["energies"] == pytest.approx(4 * one["energies"])
