@@ -10,11 +10,11 @@ import time
 import pytest
 
 from malax.errors import MachineError
-from malax.io.files import atomic_path, temporary_beside
+from malax.io.files import atomic_path, place, temporary_beside
 
 
 def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
-    host = socket.gethostname().split(".")[0]
+    host = place()
     ended = subprocess.Popen(["true"])
     ended.wait()
     names = {
@@ -32,6 +32,28 @@ def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
     mine = temporary_beside(tmp_path / "o.h5")
     assert mine.name == f".o.h5.{host}.{os.getpid()}.part"
     assert {p.name for p in tmp_path.iterdir()} == {names[k] for k in names if k not in ("dead", "old")}
+
+
+def test_containers_and_hosts_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    """No process of ours has the number, but it is not ours to ask: the file stays, and its name differs."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(socket, "gethostname", lambda: "n1.a")
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[42]")
+    mine, left = temporary_beside(tmp_path / "o.h5").name, f".o.h5.n1-a-42.{ended.pid}.part"
+    assert mine == f".o.h5.n1-a-42.{os.getpid()}.part"
+    (tmp_path / left).touch()
+    for host, namespace in (("n1.a", "pid:[43]"), ("n1.b", "pid:[42]"), ("n1", "")):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        monkeypatch.setattr(os, "readlink", lambda path, namespace=namespace: readlink(namespace))
+        assert temporary_beside(tmp_path / "o.h5").name != mine
+        assert (tmp_path / left).exists()
+
+
+def readlink(found: str) -> str:
+    if not found:
+        raise PermissionError
+    return found
 
 
 @pytest.mark.parametrize("name", ["o.h5", "a[1]*?.csv"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from malax.errors import FileError, MachineError
 
 _ABANDONED = 3600.0
-"""Seconds without a change after which a temporary file of another host is nobody's."""
+"""Seconds without a change after which a temporary file of another host or container is nobody's."""
 
 
 @contextmanager
@@ -51,17 +51,29 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
 def temporary_beside(final: Path) -> Path:
     """The name under which this process writes what becomes ``final``; what dead processes left goes.
 
-    The name carries host and process, so that two runs that write the same output, whatever that is good for,
-    never mix. What a process of this host left that lives no more is removed, and what one of another host
-    has not touched for `_ABANDONED` seconds.
+    The name carries `place` and process, so that two runs that write the same output, whatever that is good
+    for, never mix. What a process of this place left that lives no more is removed, and what one of another
+    place has not touched for `_ABANDONED` seconds.
     """
-    host = socket.gethostname().split(".")[0]
+    host = place()
     for path in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
         found = re.fullmatch(r"\.([^.]+)\.(\d+)\.part", path.name[1 + len(final.name) :])
         if found is not None and _is_abandoned(path, found[1] == host, int(found[2])):
             with suppress(OSError):  # another run may be removing it, too
                 path.unlink()
     return final.with_name(f".{final.name}.{host}.{os.getpid()}.part")
+
+
+def place() -> str:
+    """The host and the set of processes, among which a process is known by its number, as one word.
+
+    Containers may have the host's name and yet processes of their own: Linux numbers such sets.
+    """
+    host = socket.gethostname().replace(".", "-")
+    try:
+        return f"{host}-{re.sub(r'[^0-9]', '', os.readlink('/proc/self/ns/pid'))}"
+    except OSError:  # not on Linux, or hidden
+        return host
 
 
 def _is_abandoned(path: Path, is_ours: bool, process: int) -> bool:
