@@ -10,7 +10,7 @@ import time
 import pytest
 
 from malax.errors import MachineError
-from malax.io.files import atomic_path, place, temporary_beside
+from malax.io.files import atomic_path, place, remove_abandoned, temporary_beside
 
 
 def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
@@ -32,6 +32,8 @@ def test_what_dead_processes_left_goes_and_what_others_write_stays(tmp_path):
     mine = temporary_beside(tmp_path / "o.h5")
     assert mine.name == f".o.h5.{host}.{os.getpid()}.part"
     assert {p.name for p in tmp_path.iterdir()} == {names[k] for k in names if k not in ("dead", "old")}
+    remove_abandoned(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {names[k] for k in ("alive", "elsewhere", "other name")}
 
 
 def test_containers_and_hosts_of_one_name_are_told_apart(tmp_path, monkeypatch):

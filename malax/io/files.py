@@ -18,6 +18,9 @@ from malax.errors import FileError, MachineError
 _ABANDONED = 3600.0
 """Seconds without a change after which a temporary file of another host or container is nobody's."""
 
+_TEMPORARY = re.compile(r"\.(.+)\.([^.]+)\.(\d+)\.part", re.DOTALL)
+"""Name of a temporary file: the output, the place, the process."""
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterator[Path]:
@@ -52,16 +55,26 @@ def temporary_beside(final: Path) -> Path:
     """The name under which this process writes what becomes ``final``; what dead processes left goes.
 
     The name carries `place` and process, so that two runs that write the same output, whatever that is good
-    for, never mix. What a process of this place left that lives no more is removed, and what one of another
-    place has not touched for `_ABANDONED` seconds.
+    for, never mix.
     """
-    host = place()
-    for path in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
-        found = re.fullmatch(r"\.([^.]+)\.(\d+)\.part", path.name[1 + len(final.name) :])
-        if found is not None and _is_abandoned(path, found[1] == host, int(found[2])):
+    remove_abandoned(final.parent, final.name)
+    return final.with_name(f".{final.name}.{place()}.{os.getpid()}.part")
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of ``name`` (None: of any) in a folder that nobody writes any more.
+
+    That is what a process of this `place` left that lives no more, and what one of another place has not
+    touched for `_ABANDONED` seconds. What cannot be removed stays.
+    """
+    here = place()
+    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.part"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or name not in (None, found[1]):
+            continue
+        if _is_abandoned(path, found[2] == here, int(found[3])):
             with suppress(OSError):  # another run may be removing it, too
                 path.unlink()
-    return final.with_name(f".{final.name}.{host}.{os.getpid()}.part")
 
 
 def place() -> str:
