@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,18 +45,36 @@ def test_containers_and_hosts_of_one_name_are_told_apart(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "readlink", lambda path: "pid:[42]")
     mine, left = temporary_beside(tmp_path / "o.h5").name, f".o.h5.n1-a-42.{ended.pid}.part"
     assert mine == f".o.h5.n1-a-42.{os.getpid()}.part"
-    (tmp_path / left).touch()
-    for host, namespace in (("n1.a", "pid:[43]"), ("n1.b", "pid:[42]"), ("n1", "")):
+    for i, (host, namespace) in enumerate((("n1.a", "pid:[43]"), ("n1.b", "pid:[42]"), ("n1", ""))):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         monkeypatch.setattr(os, "readlink", lambda path, namespace=namespace: readlink(namespace))
-        assert temporary_beside(tmp_path / "o.h5").name != mine
-        assert (tmp_path / left).exists()
+        folder = tmp_path / str(i)  # each is searched once
+        folder.mkdir()
+        (folder / left).touch()
+        assert temporary_beside(folder / "o.h5").name != mine
+        assert (folder / left).exists()
 
 
 def readlink(found: str) -> str:
     if not found:
         raise PermissionError
     return found
+
+
+def test_a_series_searches_its_folder_once(tmp_path, monkeypatch):
+    """Listing it for each of n outputs would take n^2 entries; all that was left goes all the same."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in "ab":
+        (tmp_path / f".{name}.h5.{place()}.{ended.pid}.part").touch()
+    listed = []
+    whole = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *arguments: listed.append(arguments) or whole(*arguments))
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.h5", "b.h5", "c.h5"):
+        temporary_beside(Path(name))
+        temporary_beside(tmp_path / name)
+    assert len(listed) == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["o.h5", "a[1]*?.csv"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -20,6 +19,9 @@ _ABANDONED = 3600.0
 
 _TEMPORARY = re.compile(r"\.(.+)\.([^.]+)\.(\d+)\.part", re.DOTALL)
 """Name of a temporary file: the output, the place, the process."""
+
+_found: dict[Path, dict[str, list[Path]]] = {}
+"""What `_temporary_files` found in folders in which this process has written."""
 
 
 @contextmanager
@@ -55,24 +57,40 @@ def temporary_beside(final: Path) -> Path:
     """The name under which this process writes what becomes ``final``; what dead processes left goes.
 
     The name carries `place` and process, so that two runs that write the same output, whatever that is good
-    for, never mix.
+    for, never mix. A folder is searched for what was left when this process first writes there: not for each
+    output of a long series.
     """
-    remove_abandoned(final.parent, final.name)
+    folder = final.parent.absolute()
+    if folder not in _found:
+        _found[folder] = _temporary_files(folder)
+    _remove_abandoned(_found[folder].pop(final.name, []))
     return final.with_name(f".{final.name}.{place()}.{os.getpid()}.part")
 
 
-def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files of ``name`` (None: of any) in a folder that nobody writes any more.
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder that nobody writes any more.
 
     That is what a process of this `place` left that lives no more, and what one of another place has not
     touched for `_ABANDONED` seconds. What cannot be removed stays.
     """
+    for files in _temporary_files(folder).values():
+        _remove_abandoned(files)
+
+
+def _temporary_files(folder: Path) -> dict[str, list[Path]]:
+    """Those that are there, by the outputs they were to become."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.glob(".*.part"):
+        if (name := _TEMPORARY.fullmatch(path.name)) is not None:
+            found.setdefault(name[1], []).append(path)
+    return found
+
+
+def _remove_abandoned(files: list[Path]) -> None:
     here = place()
-    for path in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.part"):
+    for path in files:
         found = _TEMPORARY.fullmatch(path.name)
-        if found is None or name not in (None, found[1]):
-            continue
-        if _is_abandoned(path, found[2] == here, int(found[3])):
+        if found is not None and _is_abandoned(path, found[2] == here, int(found[3])):
             with suppress(OSError):  # another run may be removing it, too
                 path.unlink()
 
