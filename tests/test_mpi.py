@@ -106,6 +106,12 @@ def test_prediction_is_that_of_one_rank(predictions, ranks):
 
 
 @pytest.mark.parametrize("ranks", RANKS[1:])
+def test_an_ldos_that_is_not_finite_on_one_rank_is_refused_on_all(programs, ranks):
+    said = "the model gives an LDOS that is not finite on this structure; is it like the training?"
+    assert programs[ranks]["not finite"] == [said] * ranks
+
+
+@pytest.mark.parametrize("ranks", RANKS[1:])
 def test_each_rank_holds_its_part(predictions, ranks):
     parts = predictions[ranks][0]["parts"]
     assert len(parts) == ranks
