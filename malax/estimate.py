@@ -274,27 +274,47 @@ def exchanged(emulator: Emulator, job: Job) -> float:
     return (COMPLEX * total + REAL * job.grid.n_points) / job.ranks
 
 
-def fitting_ranks(emulator: Emulator, job: Job, per_node: int, available: float) -> int | None:
-    """The fewest ranks, ``per_node`` to a node with ``available`` bytes, that can do it; None: no number."""
+def node_bytes(emulator: Emulator, job: Job, per_node: int, gathered: float = 0.0) -> float:
+    """Bytes that a node with ``per_node`` of a job's ranks needs.
+
+    One of them, rank 0, needs ``gathered`` bytes besides its density when the others are finished.
+    """
+    needed = peak(emulator, job)
+    own = REAL * share(job, emulator.info.descriptor.cutoff).points
+    return per_node * needed + (max(0.0, gathered + own - needed) if gathered else 0.0)
+
+
+def fitting_ranks(
+    emulator: Emulator, job: Job, per_node: int, available: float, gathered: float = 0.0
+) -> int | None:
+    """The fewest ranks, ``per_node`` to a node with ``available`` bytes, that can do it; None: no number.
+
+    ``gathered`` : as in `node_bytes`.
+    """
     nodes = 1
     while nodes <= 1 << 20:
-        if per_node * peak(emulator, replace(job, ranks=per_node * nodes, atoms=None)) <= available:
+        more = replace(job, ranks=per_node * nodes, atoms=None)
+        if node_bytes(emulator, more, per_node, gathered) <= available:
             return per_node * nodes
         nodes = nodes + 1 if nodes < 64 else 2 * nodes
     return None
 
 
 def fitting_grid(
-    emulator: Emulator, job: Job, per_node: int, available: float
+    emulator: Emulator, job: Job, per_node: int, available: float, gathered: float = 0.0
 ) -> tuple[int, int, int] | None:
-    """The finest coarser grid of the same shape that fits; None: not even one of a tenth of the points."""
+    """The finest coarser grid of the same shape that fits; None: not even one of a hundredth of the points.
+
+    ``gathered`` : as in `node_bytes`, of the job's own grid.
+    """
     for step in range(1, 60):
         shape = tuple(max(1, fft_friendly(int(n * 0.98**step))) for n in job.grid.shape)
         if math.prod(shape) < 0.01 * job.grid.n_points:
             break
         smaller = replace(job, grid=Grid(job.grid.cell, shape), atoms=None)  # type: ignore[arg-type]
+        rank_0 = gathered * math.prod(shape) / job.grid.n_points
         try:
-            fits = per_node * peak(emulator, smaller) <= available
+            fits = node_bytes(emulator, smaller, per_node, rank_0) <= available
         except InputError:  # too coarse for the model's ecutrho, and so are all that follow
             break
         if fits and math.prod(shape) < job.grid.n_points:

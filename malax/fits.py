@@ -72,16 +72,18 @@ def check_memory(
     Rank 0, on the first node, needs ``gathered`` bytes besides its density when the others are finished.
     """
     needed = estimate.peak(emulator, job)
-    own = estimate.REAL * estimate.share(job, emulator.info.descriptor.cutoff).points
     for i, node in enumerate(there):
-        total = node.ranks * needed + (max(0.0, gathered + own - needed) if i == 0 else 0.0)
+        rank_0 = gathered if i == 0 else 0.0
+        total = estimate.node_bytes(emulator, job, node.ranks, rank_0)
         if node.available is None or total <= node.available:
             continue
         each = f"{gigabytes(needed)} per rank" if node.ranks > 1 else "one rank"
-        ranks = estimate.fitting_ranks(emulator, job, node.ranks, node.available)
-        grid = estimate.fitting_grid(emulator, job, node.ranks, node.available)
+        ranks = estimate.fitting_ranks(emulator, job, node.ranks, node.available, rank_0)
+        grid = estimate.fitting_grid(emulator, job, node.ranks, node.available, rank_0)
         ways = [] if ranks is None else [f"{ranks} ranks on {ranks // node.ranks} such nodes"]
         ways += [] if grid is None else [f"--grid {' '.join(map(str, grid))}"]
+        if node.ranks * needed <= node.available:  # only what rank 0 gathers is too much
+            ways.append("leaving out --xsf and --qe-save")
         raise InputError(
             f"{label} on the grid {' x '.join(map(str, job.grid.shape))} needs "
             f"{gigabytes(total)} of memory on a node ({each}), {gigabytes(node.available)} are "
@@ -134,6 +136,16 @@ def file_sizes(emulator: Emulator, job: Job, names: Collection[str]) -> dict[str
         "tiles": ldos,
     }
     return {name: float(size) for name, size in sizes.items() if name in names and size}
+
+
+def kept_ldos(folder: Path | None, ranks: int) -> float:
+    """Bytes on the disk of the LDOS in a folder of tiles that a run on so many ranks uses: an ended run took
+    all of them at its start. 0 without such a folder."""
+    if folder is None or not folder.is_dir():
+        return 0.0
+    used = {f".{rank}.ldos" for rank in range(ranks)}
+    files = [path for path in folder.iterdir() if "".join(path.suffixes) in used]
+    return float(sum(512 * path.stat().st_blocks for path in files))
 
 
 def kept_bytes(emulator: Emulator, job: Job) -> float:

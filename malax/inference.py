@@ -76,16 +76,17 @@ class Inference:
     def reducer(self, weights: np.ndarray) -> Reducer:
         """What gives each tile's sums over the energies with ``weights`` (K, E), and over the points.
 
-        It raises InputError for an LDOS that is not finite.
+        All of them are NaN where any number of the tile's LDOS is not finite: other ranks, which wait for the
+        sums, have to hear of it.
         """
         network = self._network
         if not self._own or network.non_negative:
-            return lambda features: _finite(self.ldos(features), weights)
+            return lambda features: _moments(self.ldos(features), weights)
         weights = weights * self._scale
         folded, constant = weights @ self._weight, weights @ self._bias
 
         def reduce(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            values, sums = _finite(self._hidden(features), folded)
+            values, sums = _moments(self._hidden(features), folded)
             values += constant
             return values, self._scale * (self._weight @ sums + len(features) * self._bias)
 
@@ -112,10 +113,11 @@ class Inference:
         return network(torch.from_numpy(features))[:n].numpy()
 
 
-def _finite(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`malax.kernels.ldos_moments`; NaN if any of ``rows`` is not finite."""
     try:
         return kernels.ldos_moments(rows, weights)
-    except InputError as error:
-        raise InputError(
-            "the model gives an LDOS that is not finite on this structure; is it like the training?"
-        ) from error
+    except InputError:
+        if np.isfinite(rows).all():
+            raise  # it is about something else
+        return np.full((len(rows), len(weights)), np.nan), np.full(rows.shape[1], np.nan)

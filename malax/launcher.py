@@ -47,8 +47,8 @@ def check_library(library: str) -> None:
     tasks = os.environ.get("OMPI_COMM_WORLD_SIZE")
     if tasks is not None and "Open MPI" not in library:
         raise InputError(
-            f"OMPI_COMM_WORLD_SIZE={tasks} (Open MPI's mpirun) but mpi4py uses {library}: the MPI "
-            f"communicator has size 1: {tasks} copies of one job. Start with the mpiexec (or srun --mpi) of "
+            f"OMPI_COMM_WORLD_SIZE={tasks} (Open MPI's mpirun) but mpi4py uses {library}, which that program "
+            "cannot start: its tasks would not find each other. Start with the mpiexec (or srun --mpi) of "
             "the MPI that mpi4py uses, or build mpi4py against Open MPI"
         )
 

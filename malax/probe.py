@@ -337,5 +337,7 @@ def times(emulator: Emulator, job: Job, rates: Rates, sizes: dict[str, float]) -
     found["set-up"] = rates.setup * job.n_atoms
     total = sum(found.values())
     text = rates.text * job.grid.n_points / job.ranks * ("cube" in sizes) * job.n_temperatures
-    writing = text + sum(sizes.values()) * job.n_temperatures / DISK
+    # tiles are of all temperatures
+    written = sum(size * (1 if name == "tiles" else job.n_temperatures) for name, size in sizes.items())
+    writing = text + written / DISK
     return {**found, "total": total, "writing": writing} if sizes else {**found, "total": total}

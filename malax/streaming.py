@@ -107,6 +107,11 @@ class Chain:
 
         ``weights`` (K, E) are for all members of an ensemble, (k, K, E) for each of them others. With a
         ``name`` and a long run, finished tiles are kept on disk, and those found there are not done again.
+
+        Raises
+        ------
+        InputError
+            on all ranks: an LDOS that is not finite, on any of them.
         """
         tiles = Tiles.of(grid)
         networks = [Inference(m, tiles.size, self.precision) for m in members_of(self.emulator.network)]
@@ -127,10 +132,12 @@ class Chain:
         for i, (first, features) in enumerate(self._features(grid, tiles, owned, done), start=done):
             here = slice(first - start, first - start + len(features))
             values[here], row = self._tile(features, members, each.shape[1:])
+            sums.add(owned[i], row)
+            if not np.isfinite(row).all():
+                break  # all ranks learn it from the total
             if kept is not None:
                 with self.clock("network"):
                     kept[here] = _mean_ldos(networks, features)
-            sums.add(owned[i], row)
             if progress is not None:
                 progress(i + 1, len(owned))
             if store is not None and store.keep(i + 1, here.stop, values, sums):
@@ -184,7 +191,7 @@ class Chain:
             for m, (_, reducer) in enumerate(members):
                 values[:, m], dos[m] = reducer(features)
         outside, domain = 0, self.emulator.domain
-        if domain is not None:
+        if domain is not None and np.isfinite(dos).all():
             with self.clock("domain"):
                 outside = domain.outside(features)
         return values, np.append(dos, outside)

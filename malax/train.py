@@ -17,6 +17,7 @@ from malax.descriptors import Descriptor
 from malax.domain import collect as collect_domain
 from malax.emulator import Emulator
 from malax.errors import FileError, InputError, MachineError
+from malax.io.files import remove_abandoned
 from malax.io.snapshot import Snapshot
 from malax.loss import functionals
 from malax.network import LDOSNetwork
@@ -248,7 +249,6 @@ def _make_folder(config: TrainConfig, comm: Comm) -> None:
     if comm.rank == 0:
         try:
             config.folder.mkdir(parents=True, exist_ok=True)
-            for left in config.folder.glob(".*.part"):  # of a process that was killed while it wrote
-                left.unlink()
         except OSError as error:
             raise MachineError(f"cannot make the folder {config.folder}: {error.strerror}") from error
+        remove_abandoned(config.folder)

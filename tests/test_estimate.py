@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase.io
 import numpy as np
 import pytest
+import torch
 from fakes import make_atoms
 from models import tiny_model
 from test_cli import alone, refused, run  # noqa: F401 - fixtures
@@ -17,6 +20,7 @@ from test_mpi import mpirun
 
 from malax import cost_model, estimate, fits, machine, probe
 from malax.comm import SerialComm
+from malax.commands.estimate import node_like_this
 from malax.emulator import Emulator
 from malax.energies import total_free_energy_of
 from malax.energies.xc import CHUNK
@@ -168,11 +172,28 @@ def test_refused_by_memory(model):
 
 
 def test_refused_by_rank_0_which_gathers(model):
+    names = ["h5", "xsf"]
     job = bulk_job(200, ranks=100)
     there = [fits.Node(1, int(1.2 * estimate.peak(model, job)))] * 2
     fits.check_memory(model, job, "al", there)
-    with pytest.raises(InputError, match="available"):
-        fits.check_memory(model, job, "al", there, fits.gathered_bytes(job, ["h5", "xsf"]))
+    with pytest.raises(InputError) as refusal:
+        fits.check_memory(model, job, "al", there, fits.gathered_bytes(job, names))
+    # more ranks do not make the whole grid smaller; what is recommended fits
+    text = str(refusal.value)
+    assert "such nodes" not in text and "or leaving out --xsf and --qe-save would fit" in text
+    shape = tuple(int(n) for n in text.split("--grid ")[1].split(" or")[0].split())
+    smaller = dataclasses.replace(job, grid=Grid(job.grid.cell, shape))
+    assert 0.4 * job.grid.n_points < smaller.grid.n_points < job.grid.n_points
+    fits.check_memory(model, smaller, "al", there, fits.gathered_bytes(smaller, names))
+    # beside others that take less, on more nodes, rank 0 has the room
+    job = bulk_job(200, ranks=40)
+    gathered = fits.gathered_bytes(job, names)
+    there = [fits.Node(20, int(estimate.node_bytes(model, job, 20, gathered)) - 1)] * 2
+    with pytest.raises(InputError, match="ranks on [0-9]+ such nodes") as refusal:
+        fits.check_memory(model, job, "al", there, gathered)
+    ranks = int(str(refusal.value).split("available; ")[1].split()[0])
+    assert ranks > 40
+    fits.check_memory(model, dataclasses.replace(job, ranks=ranks), "al", there, gathered)
 
 
 def test_refused_by_disk(tmp_path):
@@ -213,6 +234,8 @@ def test_times_scale(model):
     hot = probe.times(model, bulk_job(128, n_temperatures=3), RATES, {"h5": 5e8, "cube": 0.0})
     assert hot["energies"] == pytest.approx(3 * one["energies"])
     assert hot["writing"] == pytest.approx(3 * (5e8 / probe.DISK + 128**3 * 1e-7))
+    tiles = probe.times(model, bulk_job(128, n_temperatures=3), RATES, {"h5": 5e8, "tiles": 2e8})
+    assert tiles["writing"] == pytest.approx((3 * 5e8 + 2e8) / probe.DISK)
     members = Emulator.combine([tiny_model(seed=i) for i in range(3)])
     three = probe.times(members, bulk_job(128), dataclasses.replace(RATES, exact=True), {})
     assert three["energies"] == pytest.approx(4 * one["energies"])
@@ -282,6 +305,18 @@ def test_dry_run_of_an_ensemble_on_other_ranks(run):  # noqa: F811
     refused(run(*arguments, "--ranks", 4), "--ranks goes with --dry-run")
 
 
+def test_ranks_that_do_not_run_yet_have_a_start(monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert node_like_this(100, 1, 100) == fits.Node(8, 300)
+    assert node_like_this(3, 1, 100) == fits.Node(3, 800)
+    assert node_like_this(3, 4, 100) == fits.Node(3, 1000)
+    assert node_like_this(100, 1, 500) == fits.Node(8, 0)
+    monkeypatch.setattr(machine, "available_memory", lambda: None)
+    assert node_like_this(100, 1, 100) == fits.Node(8, None)
+
+
 def test_run_that_cannot_fit_is_refused(run, tmp_path, monkeypatch):  # noqa: F811
     huge = ("predict", "m.malax", "al.xyz", "--grid", 30000, 30000, 30000)
     refused(run(*huge), "needs", "available", "--no-fit-check")
@@ -294,6 +329,34 @@ def test_run_that_cannot_fit_is_refused(run, tmp_path, monkeypatch):  # noqa: F8
     code, _, err = run(*little, "--dry-run")
     assert code == 0 and "are available" in err
     assert run(*little, "--no-fit-check")[0] == 0 and (tmp_path / "o.h5").is_file()
+
+
+def test_disk_that_an_ended_run_took_counts_once(run, tmp_path, monkeypatch):  # noqa: F811
+    """Its LDOS is there already; of several structures the largest LDOS counts, whichever comes last."""
+
+    def leave_free(size: float) -> None:
+        disk = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=size))
+        monkeypatch.setattr(fits, "shutil", disk)
+
+    large, small = make_atoms(0).repeat((2, 1, 1)), make_atoms(1)
+    ase.io.write(tmp_path / "a.xyz", large, format="extxyz", parallel=False)
+    ase.io.write(tmp_path / "b.xyz", small, format="extxyz", parallel=False)
+    one = ["predict", "m.malax", tmp_path / "a.xyz", "--spacing", 0.25, "--ldos", "-o", tmp_path / "o.h5"]
+    sizes = json.loads(run(*one, "--dry-run", "--json")[1])["files_bytes"]
+    leave_free(1.1 * sizes["h5"])
+    refused(run(*one), "are free on that disk")
+    folder = tmp_path / ".o.h5.tiles"
+    folder.mkdir()
+    with open(folder / "main.0.ldos", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, int(sizes["tiles"]))
+    (folder / "main.1.ldos").write_bytes(bytes(int(sizes["tiles"])))  # of a run on more ranks: of no use
+    assert fits.kept_ldos(folder, 1) == pytest.approx(sizes["tiles"], abs=4096)
+    assert fits.kept_ldos(folder, 2) == pytest.approx(2 * sizes["tiles"], abs=8192)
+    assert run(*one)[0] == 0 and not folder.exists()
+    both = [*one[:3], tmp_path / "b.xyz", *one[3:-1], tmp_path / "p.h5"]
+    # results of both (1.5 times the large one's) and the large one's tiles
+    leave_free(2.2 * sizes["h5"])
+    refused(run(*both), "are free on that disk")
 
 
 def test_sizes_of_files_are_those_written(run, tmp_path):  # noqa: F811

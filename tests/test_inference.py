@@ -74,12 +74,21 @@ def test_a_row_does_not_depend_on_its_tile(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_ldos_that_is_not_finite_is_refused(case):
+def test_an_ldos_that_is_not_finite_makes_the_sums_nan(case):
+    """No rank may raise an error here alone: `malax.streaming.Chain.reduce` refuses on all of them."""
     one, features = CASES[case]()
     rows = features(9)
     rows[4, 2] = np.inf
-    with pytest.raises(InputError, match="LDOS that is not finite on this structure"):
-        Inference(one, 9).reducer(np.ones((1, N_ENERGIES)))(rows)
+    reduce = Inference(one, 9).reducer(np.ones((2, N_ENERGIES)))
+    values, sums = reduce(rows)
+    assert values.shape == (9, 2) and sums.shape == (N_ENERGIES,)
+    assert np.isnan(values).all() and np.isnan(sums).all()
+
+
+def test_other_mistakes_are_errors():
+    one, features = foreign()
+    with pytest.raises(InputError, match="weights"):
+        Inference(one, 9).reducer(np.ones((2, N_ENERGIES + 1)))(features(9))
 
 
 @pytest.mark.skipif(not library.build_info()["bfloat16"], reason="no products of bfloat16 here")

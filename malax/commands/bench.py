@@ -58,7 +58,8 @@ def _estimate(emulator: Emulator, n_atoms: int, ranks: int, start: int, begun: f
     job, timed = benchmark.jobs(emulator, n_atoms, ranks)
     kelvin = min(emulator.info.training_temperatures)
     rates = probe.measure(emulator, timed, [kelvin], seconds=benchmark.TRIAL_SECONDS)
-    found = report(emulator, job, f"{n_atoms} atoms", rates, ["h5"], start, begun, [node_like_this(ranks)])
+    there = [node_like_this(ranks, 1, start)]
+    found = report(emulator, job, f"{n_atoms} atoms", rates, ["h5"], start, begun, there)
     stages = found.pop("seconds")
     return {
         **found,

@@ -13,6 +13,7 @@ from malax import estimate, fits, machine, probe
 from malax.checks import choose_grid, choose_temperatures
 from malax.comm import Comm, on_root
 from malax.commands.console import Console, duration
+from malax.commands.series import tiles_folder
 from malax.emulator import Emulator
 from malax.ensemble import members_of
 from malax.errors import InputError
@@ -75,6 +76,7 @@ def check(
 
     def refuse() -> None:
         sizes: dict[Path, float] = {}
+        kept = 0.0
         for i, structure in enumerate(todo):
             try:
                 job = job_of(emulator, structure, options, comm.size)
@@ -84,8 +86,14 @@ def check(
             gathered = fits.gathered_bytes(job, wanted_files(options))
             fits.check_memory(emulator, job, structure.label, there, gathered)
             found = fits.file_sizes(emulator, job, wanted_files(options))
+            first, tiles = i * job.n_temperatures, found.pop("tiles", 0.0)
             for j in range(job.n_temperatures):
-                sizes |= _paths(found, outputs, i * job.n_temperatures + j, options)
+                sizes |= _paths(found, outputs, first + j, options)
+            if tiles:  # only one structure's at a time; what an ended run left is used, and goes with it
+                folder = tiles_folder(options, outputs[first : first + job.n_temperatures], i)
+                kept += fits.kept_ldos(folder, comm.size)
+                path = outputs[0].with_name(".tiles")
+                sizes[path] = max(tiles - kept, sizes.get(path, 0.0))
         fits.check_disk(sizes)
 
     on_root(comm, refuse)
@@ -100,8 +108,6 @@ def _paths(
         if name == "qe-save":
             assert options.qe_save is not None
             found[options.qe_save / f"{index:04d}"] = size
-        elif name == "tiles":  # only one structure's at a time
-            found[outputs[0].with_name(".tiles")] = size
         else:
             suffix = outputs[index].suffix if name == "h5" else options.beside[name]
             found[outputs[index].with_suffix(suffix)] = size
@@ -119,7 +125,9 @@ def dry_run(
     start = max(comm.bcast(comm.gather(machine.resident())))
     begun = max(comm.bcast(comm.gather(machine.seconds_since_start())))
     ranks = options.ranks or comm.size
-    there = fits.nodes(comm) if ranks == comm.size else [node_like_this(ranks)]
+    there = fits.nodes(comm)
+    if ranks != comm.size:
+        there = [node_like_this(ranks, there[0].ranks, start)]
     kelvins, _ = choose_temperatures(emulator.info, options.temperatures or None)
     measured: dict[Any, probe.Rates] = {}
     objects = []
@@ -142,10 +150,17 @@ def dry_run(
     console.finish(objects[0] if len(objects) == 1 else {"structures": objects, **together})
 
 
-def node_like_this(ranks: int) -> fits.Node:
-    """A node like this one with as many of the ranks as it has cores for."""
-    per_node = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
-    return fits.Node(min(ranks, per_node), machine.available_memory())
+def node_like_this(ranks: int, running: int, start: float) -> fits.Node:
+    """A node like this one with as many of the ranks as it has cores for.
+
+    ``running`` of them have taken the bytes ``start`` of a process with the model loaded already; those of
+    the others are not available.
+    """
+    per_node = min(ranks, max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
+    available = machine.available_memory()
+    if available is not None:
+        available = max(0, available - int(max(0, per_node - running) * start))
+    return fits.Node(per_node, available)
 
 
 def report(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import os
 import re
@@ -16,7 +15,13 @@ from pathlib import Path
 from malax.errors import FileError, MachineError
 
 _ABANDONED = 3600.0
-"""Seconds without a change after which a temporary file of another host is nobody's."""
+"""Seconds without a change after which a temporary file of another host or container is nobody's."""
+
+_TEMPORARY = re.compile(r"\.(.+)\.([^.]+)\.(\d+)\.part", re.DOTALL)
+"""Name of a temporary file: the output, the place, the process."""
+
+_found: dict[Path, dict[str, list[Path]]] = {}
+"""What `_temporary_files` found in folders in which this process has written."""
 
 
 @contextmanager
@@ -51,17 +56,55 @@ def atomic_path(path: str | os.PathLike[str], overwrite: bool = True) -> Iterato
 def temporary_beside(final: Path) -> Path:
     """The name under which this process writes what becomes ``final``; what dead processes left goes.
 
-    The name carries host and process, so that two runs that write the same output, whatever that is good for,
-    never mix. What a process of this host left that lives no more is removed, and what one of another host
-    has not touched for `_ABANDONED` seconds.
+    The name carries `place` and process, so that two runs that write the same output, whatever that is good
+    for, never mix. A folder is searched for what was left when this process first writes there: not for each
+    output of a long series.
     """
-    host = socket.gethostname().split(".")[0]
-    for path in final.parent.glob(f".{glob.escape(final.name)}.*.part"):
-        found = re.fullmatch(r"\.([^.]+)\.(\d+)\.part", path.name[1 + len(final.name) :])
-        if found is not None and _is_abandoned(path, found[1] == host, int(found[2])):
+    folder = final.parent.absolute()
+    if folder not in _found:
+        _found[folder] = _temporary_files(folder)
+    _remove_abandoned(_found[folder].pop(final.name, []))
+    return final.with_name(f".{final.name}.{place()}.{os.getpid()}.part")
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder that nobody writes any more.
+
+    That is what a process of this `place` left that lives no more, and what one of another place has not
+    touched for `_ABANDONED` seconds. What cannot be removed stays.
+    """
+    for files in _temporary_files(folder).values():
+        _remove_abandoned(files)
+
+
+def _temporary_files(folder: Path) -> dict[str, list[Path]]:
+    """Those that are there, by the outputs they were to become."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.glob(".*.part"):
+        if (name := _TEMPORARY.fullmatch(path.name)) is not None:
+            found.setdefault(name[1], []).append(path)
+    return found
+
+
+def _remove_abandoned(files: list[Path]) -> None:
+    here = place()
+    for path in files:
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is not None and _is_abandoned(path, found[2] == here, int(found[3])):
             with suppress(OSError):  # another run may be removing it, too
                 path.unlink()
-    return final.with_name(f".{final.name}.{host}.{os.getpid()}.part")
+
+
+def place() -> str:
+    """The host and the set of processes, among which a process is known by its number, as one word.
+
+    Containers may have the host's name and yet processes of their own: Linux numbers such sets.
+    """
+    host = socket.gethostname().replace(".", "-")
+    try:
+        return f"{host}-{re.sub(r'[^0-9]', '', os.readlink('/proc/self/ns/pid'))}"
+    except OSError:  # not on Linux, or hidden
+        return host
 
 
 def _is_abandoned(path: Path, is_ours: bool, process: int) -> bool:
