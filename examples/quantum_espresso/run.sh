@@ -1,26 +1,14 @@
 #!/usr/bin/env bash
-# Quantum ESPRESSO in: pw.x run -> snapshot. Prediction of the same structure. Density out: a cube file.
-# MODEL=my.malax ./run.sh takes another model than the shipped one.
+# From a folder of structures to a trained model, and back to a band structure: four commands.
 set -euo pipefail
 cd "$(dirname "$0")"
-data=$(python -c "import malax; print(malax.__path__[0] + '/data')")
-model=${MODEL:-$data/al.malax}
-export OMP_NUM_THREADS=1
+PSEUDO=$(python -c "import malax; print(malax.__path__[0] + '/data')")
+export PSEUDO OMP_NUM_THREADS=1
+rm -rf out && mkdir out
 
-# 1. DFT, in a folder of its own
-mkdir -p out/al2
-cp "$data/Al.pbe-nc.UPF" al.pwi out/al2/
-(cd out/al2 && pw.x -in al.pwi >al.pwo)
+malax generate recipe.yaml
+malax train train.yaml
+malax predict out/al.malax new.xyz --qe-save out/qe --pseudo Al="$PSEUDO/Al.pbe-nc.UPF" --kpoints 3 3 3
+cd out/qe && pw.x -in nscf.in >nscf.out && pw.x -in bands.in >bands.out
 
-# 2. the finished run as a snapshot: LDOS from the wavefunctions, density, energies, forces if there are any
-malax generate --from out/al2 -o out/dft.h5 --sigma 0.2 --overwrite
-malax info out/dft.h5
-
-# 3. malax on the same structure (read from pw.x's input) and grid, the density also as a cube file
-malax predict "$model" al.pwi --temperature 933 --grid 15 15 24 -o out/malax.h5 --cube --overwrite
-
-# 4. term by term against DFT
-malax evaluate "$model" out/dft.h5
-
-# 5. the cube read back, and DFT's density as one
-python cubes.py out/dft.h5 out/malax.h5 out/malax.cube out/dft.cube
+grep "Fermi energy" nscf.out

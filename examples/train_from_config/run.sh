@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Data, training, a resumed training, and an evaluation, in seconds.
+# Data, training and an evaluation, in seconds.
 # MODEL and SNAPSHOT name another teacher and another DFT snapshot than the shipped ones.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -8,9 +8,7 @@ export OMP_NUM_THREADS=1
 
 python make_data.py "${MODEL:-$data/al.malax}" out/data
 
-# three epochs, then on to the six of the configuration from the checkpoint, as after an interrupt
-malax train train.yaml --set epochs=3 --overwrite
-malax train train.yaml --resume
+malax train train.yaml --overwrite    # interrupted, it goes on with --resume
 tail -n 4 out/small.run/errors.csv
 
 # on a snapshot of its own kind, and on real DFT
