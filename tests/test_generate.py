@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,8 +26,9 @@ from qe_files import UPF, gaussian, toy, write_run
 from malax import cli, coarse_run, generate, pp_job, pw_job, status
 from malax import config as yaml_config
 from malax.coarse_run import Window
-from malax.errors import FileError, InputError, MissingPeerError
+from malax.errors import FileError, InputError, MachineError, MissingPeerError
 from malax.generate import GenerateConfig
+from malax.io.cube_series import CubeSeries
 from malax.io.espresso import read_xml
 from malax.io.pw_input import pw_input
 from malax.io.snapshot import Snapshot
@@ -503,6 +506,47 @@ def test_cubes_are_converted_in_batches_and_taken_up_again(kitchen: Kitchen) -> 
     (run / "tmp.pp003_ldos.cube").unlink()
     with pytest.raises(FileError, match="LDOS cube 003 is missing"):
         generate.from_run(run, kitchen.folder / "again.h5")
+
+
+def test_a_full_disk_fails_one_structure_and_the_rest_goes_on(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.copyfile
+
+    def copyfile(source: object, target: Path) -> None:
+        if target.parent.name == "a0":
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(source, target)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(pw_job.shutil, "copyfile", copyfile)
+    with pytest.raises(InputError, match=r"1 of 2 structures failed \(a0\); a0: .*a0/Al.*No space left"):
+        generate.run(kitchen.config(groups__a__indices=[0, 1]))
+    assert kitchen.calls() == ["a1 pw"]
+
+    def full(path: Path, rows: object) -> None:
+        raise MachineError(f"cannot write {path}: the disk is full")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(generate, "write_status", full)
+    with pytest.raises(MachineError, match="status.csv: the disk is full"):
+        generate.run(kitchen.config(groups__a__indices=[0, 1]))
+    assert kitchen.calls() == ["a1 pw", "a0 pw"]
+
+
+def test_a_harvest_that_fails_closes_the_cubes(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[CubeSeries] = []
+    real = pp_job.LdosRun.series
+
+    def series(run: pp_job.LdosRun) -> CubeSeries:
+        opened.append(real(run))
+        opened[-1].sums *= 1.1  # not the DOS of this run
+        return opened[-1]
+
+    monkeypatch.setattr(pp_job.LdosRun, "series", series)
+    ldos = {"sigma": 4.0, "energies": [-26.0, 30.0, 4.0], "method": "cubes"}
+    with pytest.raises(InputError, match="the DOS of the cubes differs"):
+        generate.run(kitchen.config(ldos=ldos, groups__a__indices=[0]))
+    assert opened[0].spool.closed
 
 
 def test_versions_that_know_the_kernel() -> None:
