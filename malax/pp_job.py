@@ -87,7 +87,9 @@ class LdosRun:
         return nx, ny, nz
 
     def _key(self) -> str:
-        said = [self.energies.tolist(), self.sigma, self.stride, (self.job.folder / "pw.in").read_text()]
+        text = (self.job.folder / "pw.in").read_text()
+        # the progress counts batches: of another size they are other energies
+        said = [BATCH, self.energies.tolist(), self.sigma, self.stride, text, self.job.hashes(text)]
         return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def _progress(self, n_batches: int) -> tuple[list[bool], np.ndarray]:

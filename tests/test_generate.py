@@ -508,6 +508,41 @@ def test_cubes_are_converted_in_batches_and_taken_up_again(kitchen: Kitchen) -> 
         generate.from_run(run, kitchen.folder / "again.h5")
 
 
+def test_batches_of_another_size_do_not_count(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    ldos = {"sigma": 2.0, "energies": [-20.0, 32.0, 2.0], "method": "cubes"}
+    config = kitchen.config(ldos=ldos, groups__a__indices=[0])
+    monkeypatch.setattr(pp_job, "BATCH", 9)
+    kitchen.breaks(pp="002_")  # the first 9 of 27 are done
+    with pytest.raises(InputError, match="exit status 137"):
+        generate.run(config)
+    kitchen.breaks()
+    monkeypatch.setattr(pp_job, "BATCH", 14)
+    assert [o.state for o in generate.run(config)] == ["made"]
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * (3 + 2)]
+
+
+def test_a_changed_pseudopotential_is_another_run(kitchen: Kitchen) -> None:
+    upf = kitchen.folder / UPF.name
+    upf.write_bytes(UPF.read_bytes())
+    config = kitchen.config(
+        pseudopotentials={"Al": str(upf)}, qe__keep_wavefunctions=True, groups__a__indices=[0]
+    )
+    target, run = kitchen.folder / "out/a0.h5", kitchen.folder / "out/runs/a0"
+    generate.run(config)
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"]
+    upf.write_bytes(UPF.read_bytes() + b"<!-- another -->\n")
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"] * 2
+    # a run of before the hashes were kept stays valid
+    (run / pw_job.HASHES).unlink()
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"] * 2
+
+
 def test_a_full_disk_fails_one_structure_and_the_rest_goes_on(
     kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
