@@ -8,11 +8,13 @@ narrow, before the long runs. All snapshots of a recipe share one energy grid, s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from malax.io.files import atomic_path
 from malax.io.harvest import COMPLETE_WIDTHS, check_supported, latest_start
 from malax.io.pw_input import Value, pw_input
 from malax.io.upf import read_upf
+from malax.long_run import read_json
 from malax.pw_job import Job
 from malax.recipe import GenerateConfig
 from malax.structures import Structure
@@ -44,6 +47,7 @@ FREE_ELECTRON = 3.809982
 ALIKE = 0.02
 """Structures of a group whose volumes per electron differ by less (relative) have one probe."""
 TRIES = 5
+KEPT = "probe.json"
 
 
 @dataclass(frozen=True)
@@ -92,11 +96,21 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
     InputError
         energies or bands that are too narrow; a probe that failed though something depends on it.
     """
+    todo = list(todo)
+    if config.ldos.energies != "auto" and all(g.n_bands != "auto" for g in config.groups.values()):
+        return _window(config, every, todo, say)
+    # the jobs of an array start together: the first picks, the others take what it picked
+    with _locked(config.runs_folder / "probes"):
+        return _window(config, every, todo, say)
+
+
+def _window(config: GenerateConfig, every: list[Structure], todo: list[Structure], say: Say) -> Window:
     kept = _kept(config)
     groups = sorted({s.group for s in todo})
     blank = [g for g in groups if config.groups[g].n_bands == "auto" and g not in kept.bands_per_electron]
     if config.ldos.energies == "auto" and not kept.energies:
-        blank = groups
+        # of all groups, whatever is asked for now: the others will have the same energies
+        groups = blank = sorted({s.group for s in every})
     if blank and not config.probe:
         raise InputError("probe: false needs ldos.energies, and n_bands in every group")
     waiting = {s.group for s in todo if not (config.out / f"{s.name}.h5").exists()}
@@ -113,6 +127,17 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
         low, high, step = found.energies
         say(f"probes: LDOS from {low:g} to {high:g} eV every {step:g} eV{_bands_said(found)}")
     return found
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[Job]:
+    """A folder, once no other process has it."""
+    while True:
+        with Job(folder) as job:
+            if job is not None:
+                yield job
+                return
+        time.sleep(0.5)
 
 
 def _bands_said(found: Window) -> str:
@@ -185,24 +210,48 @@ def _probes(
 
 
 def _probe(config: GenerateConfig, structure: Structure) -> Probe:
-    """Run pw.x with more and more bands until they reach as far as they must."""
+    """The probe of a structure, made now or before; waits for another process that is making it.
+
+    It may take several runs of pw.x with more and more bands, each in the place of the one before; what the
+    last of them said is kept.
+    """
     group = config.groups[structure.group]
-    given = group.n_bands
-    n_bands = _first_guess(config, structure) if given == "auto" else given
-    files = {element: path.name for element, path in config.pseudopotentials.items()}
-    namelists: dict[str, dict[str, Value]] = {name: dict(keys) for name, keys in config.qe.namelists.items()}
-    namelists["electrons"]["conv_thr"] = 1e-5 * len(structure.atoms)
+    n_bands = _first_guess(config, structure) if group.n_bands == "auto" else group.n_bands
+    with _locked(config.runs_folder / f"probe-{structure.name}") as job:
+        for path in config.pseudopotentials.values():
+            shutil.copyfile(path, job.folder / path.name)
+        text = _input(config, structure, n_bands)
+        said = [text, job.hashes(text), config.ldos.sigma, group.temperature, OCCUPIED, HEADROOM]
+        key = hashlib.sha256(repr(said).encode()).hexdigest()
+        found = read_json(job.folder / KEPT)
+        if found is not None and found.get("key") == key:
+            return Probe(**{**found["probe"], "minima": tuple(found["probe"]["minima"])})
+        probe = _reaching(config, structure, job, n_bands)
+        with atomic_path(job.folder / KEPT) as temporary:
+            temporary.write_text(json.dumps({"key": key, "probe": asdict(probe)}, indent=1) + "\n")
+    return probe
+
+
+def _reaching(config: GenerateConfig, structure: Structure, job: Job, n_bands: int) -> Probe:
+    """Run pw.x with more and more bands until they reach as far as they must."""
     for _ in range(TRIES):
-        text = pw_input(
-            structure.atoms, files, temperature=group.temperature, n_bands=n_bands,
-            kpoints=mesh(config, structure.group), fft_shape=group.fft_grid, namelists=namelists,
-        )  # fmt: skip
-        probe = _run(config, structure, text)
+        probe = _run(config, structure, job, _input(config, structure, n_bands))
         reach = probe.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
-        if given != "auto" or reach >= probe.needed + HEADROOM:
+        if config.groups[structure.group].n_bands != "auto" or reach >= probe.needed + HEADROOM:
             return probe
         n_bands = int(np.ceil(1.4 * n_bands)) + 2
     raise InputError(f"{n_bands} bands do not reach {probe.needed:.1f} eV")
+
+
+def _input(config: GenerateConfig, structure: Structure, n_bands: int) -> str:
+    group = config.groups[structure.group]
+    files = {element: path.name for element, path in config.pseudopotentials.items()}
+    namelists: dict[str, dict[str, Value]] = {name: dict(keys) for name, keys in config.qe.namelists.items()}
+    namelists["electrons"]["conv_thr"] = 1e-5 * len(structure.atoms)
+    return pw_input(
+        structure.atoms, files, temperature=group.temperature, n_bands=n_bands,
+        kpoints=mesh(config, structure.group), fft_shape=group.fft_grid, namelists=namelists,
+    )  # fmt: skip
 
 
 def _first_guess(config: GenerateConfig, structure: Structure) -> int:
@@ -215,19 +264,7 @@ def _first_guess(config: GenerateConfig, structure: Structure) -> int:
     return int(np.ceil(max(free, 0.6 * number))) + 4
 
 
-def _run(config: GenerateConfig, structure: Structure, text: str) -> Probe:
-    """The probe of this input, made now or before; waits for another process that is making it."""
-    folder = config.runs_folder / f"probe-{structure.name}"
-    while True:
-        with Job(folder) as job:
-            if job is not None:
-                return _done(config, structure, job, text)
-        time.sleep(0.5)
-
-
-def _done(config: GenerateConfig, structure: Structure, job: Job, text: str) -> Probe:
-    for path in config.pseudopotentials.values():
-        shutil.copyfile(path, job.folder / path.name)
+def _run(config: GenerateConfig, structure: Structure, job: Job, text: str) -> Probe:
     job.pw(config.qe.pw_command, text, needs_wavefunctions=False)
     if job.xml is None:
         raise InputError(f"pw.x left no XML in {job.folder}")
@@ -276,17 +313,23 @@ def _range(probes: list[Probe], config: GenerateConfig) -> Energies:
 def _check(config: GenerateConfig, group: str, probes: list[Probe], found: Window) -> None:
     """InputError if a probe has states where the LDOS would have none."""
     low, high, _ = found.energies
+    remedy = ":"
+    if config.ldos.energies == "auto":
+        remedy = (
+            f" (picked before from {low:g} to {high:g} eV): remove {_path(config)} and the snapshots in "
+            f"{config.out}, which share these energies, or give ldos.energies that"
+        )
     for p in probes:
         said = f"group {group}, coarse run of {p.name}"
         if low > p.start:
             raise InputError(
-                f"{said}: ldos.energies start at {low:g} eV, above the lowest states: start at "
+                f"{said}: ldos.energies start at {low:g} eV, above the lowest states{remedy} start at "
                 f"{np.floor(p.start - MARGIN):g} eV"
             )
         if high < p.needed:
             raise InputError(
-                f"{said}: ldos.energies end at {high:g} eV, but states are needed up to {p.needed:.1f} eV: "
-                f"end at {np.ceil(p.needed + MARGIN):g} eV"
+                f"{said}: ldos.energies end at {high:g} eV, but states are needed up to {p.needed:.1f} eV"
+                f"{remedy} end at {np.ceil(p.needed + MARGIN):g} eV"
             )
         reach = p.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
         if config.groups[group].n_bands != "auto" and reach < p.needed:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -763,6 +764,43 @@ def test_energies_and_bands_are_picked_from_coarse_runs(kitchen: Kitchen) -> Non
     assert [o.state for o in generate.run(made())] == ["kept"] * 2
     assert [o.state for o in generate.run(made(a={"indices": [0, 1, 3]}))][2] == "made"
     assert kitchen.calls() == [*before, "a3 pw"]
+
+
+def two_groups(kitchen: Kitchen, **b: object) -> dict:
+    """A recipe that leaves out energies and bands: a colder group, and one that needs more energies."""
+    group = json.loads(kitchen.config().groups["a"].model_dump_json(exclude={"files", "n_bands"}))
+    group |= {"strain": 0.0, "kpoints": [8, 8, 4], "indices": [0]}
+    return {"groups": {"a": group, "b": {**group, "temperature": 9000.0, **b}}, "ldos": {"sigma": 0.5}}
+
+
+def test_energies_are_picked_for_all_groups_whichever_is_asked_for_first(kitchen: Kitchen) -> None:
+    """As the jobs of an array do it, one structure each."""
+    config = kitchen.config(**two_groups(kitchen))
+    picked = []
+    with ThreadPoolExecutor(2) as pool:
+        todo = generate.structures(config)
+        jobs = [
+            pool.submit(coarse_run.window, config, todo, [s], lambda line: picked.append(line)) for s in todo
+        ]
+        first, second = (job.result() for job in jobs)
+    assert first == second and len(picked) == 1 and set(first.bands_per_electron) == {"a", "b"}
+    kept = json.loads((kitchen.folder / "out/runs/probes.json").read_text())
+    assert tuple(kept["energies"]) == first.energies
+    calls = kitchen.calls()
+    assert {c.split()[0] for c in calls} == {"probe-a0", "probe-b0"}
+    # kept, however many runs each took
+    (kitchen.folder / "out/runs/probes.json").unlink()
+    assert coarse_run.window(config, todo, todo, lambda _: None) == first and kitchen.calls() == calls
+
+
+def test_a_group_that_comes_later_and_needs_more_energies(kitchen: Kitchen) -> None:
+    tree = two_groups(kitchen)
+    one = kitchen.config(**{**tree, "groups": {"a": tree["groups"]["a"]}})
+    coarse_run.window(one, generate.structures(one), generate.structures(one), lambda _: None)
+    both = kitchen.config(**tree)
+    todo = generate.structures(both)
+    with pytest.raises(InputError, match="group b.*picked before from .*probes.json and the snapshots in"):
+        coarse_run.window(both, todo, todo, lambda _: None)
 
 
 @pytest.mark.parametrize(
