@@ -135,7 +135,7 @@ class LdosRun:
         _, values = ldos_values(path, self.grid, self.stride)
         sums[index] = values.sum(dtype=np.float64)
         try:
-            os.pwrite(spool, values.tobytes(), 4 * len(values) * index)
+            os.pwrite(spool, values.data, 4 * len(values) * index)
         except OSError as error:
             raise MachineError(f"cannot write into {self.job.folder}: {error.strerror}") from error
         if self.keep:

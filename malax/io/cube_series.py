@@ -148,7 +148,7 @@ def open_series(
     def convert(index: int) -> None:
         energies[index], values = ldos_values(paths[index], grid, stride)
         sums[index] = values.sum(dtype=np.float64)
-        os.pwrite(spool.fileno(), values.tobytes(), 4 * n_points * index)
+        os.pwrite(spool.fileno(), values.data, 4 * n_points * index)
 
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
@@ -189,8 +189,10 @@ def ldos_values(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]
         raise FileError(
             f"{path}: grid {cube.grid.shape} or cell do not match the run's grid {grid.shape} and cell"
         )
-    values = cube.values[::stride, ::stride, ::stride] * LDOS_UNIT
-    return said[0], values.astype(np.float32).reshape(-1)
+    kept = cube.values[::stride, ::stride, ::stride]
+    values = np.empty(kept.shape, dtype=np.float32)
+    np.multiply(kept, LDOS_UNIT, out=values, casting="same_kind")  # in double, without an array of them
+    return said[0], values.reshape(-1)
 
 
 def read_ldos_series(
