@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from qe_files import fortran, gaussian, toy, write_cubes
 
 from malax.errors import FileError, InputError
 from malax.grid import Grid
-from malax.io import cube, cube_series
-from malax.io.cube_text import fixed_columns
+from malax.io import cube, cube_series, cube_text
 
 ENERGIES = np.arange(-4.0, 14.01, 1.0)
+
+
+def fixed_columns(body: bytes, shape: tuple[int, int, int]) -> np.ndarray | None:
+    return cube_text.fixed_columns(io.BytesIO(body), shape)
 
 
 def field(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,13 +16,20 @@ from malax.errors import MissingPeerError
 from malax.library import check_status, cpu_library
 
 WIDTH, PER_LINE = 13, 6
+BLOCK = 1 << 18
+"""Bytes that are read at a time. They stay in the cache, and new memory for whole files would cost as much as
+the reading."""
 
 
-def fixed_columns(body: bytes, shape: tuple[int, int, int]) -> np.ndarray | None:
+def fixed_columns(file: BinaryIO, shape: tuple[int, int, int]) -> np.ndarray | None:
     """Values (nx ny nz,) of the text after the header; None if it is not in this format.
 
     None also for a text of another length (truncated, more than one field): the reader of words says why.
     Other threads of Python go on meanwhile.
+
+    Parameters
+    ----------
+    file : at the first number; afterwards anywhere
 
     Raises
     ------
@@ -30,13 +37,21 @@ def fixed_columns(body: bytes, shape: tuple[int, int, int]) -> np.ndarray | None
         the library of the kernels is not built, or is older than this package.
     """
     nx, ny, nz = shape
-    size = nx * ny * (nz * WIDTH + -(-nz // PER_LINE))
-    if min(shape) < 1 or len(body) < size or body[size:].strip():
+    if min(shape) < 1:
         return None
-    values, matches = np.empty(nx * ny * nz), ctypes.c_int32()
-    sizes, out = (nx * ny, nz, len(body)), (values.ctypes.data, ctypes.byref(matches))
-    check_status(_kernel()(*sizes, body, *out))
-    return values if matches.value else None
+    run = nz * WIDTH + -(-nz // PER_LINE)
+    values, matches = np.empty((nx * ny, nz)), ctypes.c_int32()
+    rows = min(nx * ny, max(1, BLOCK // run))
+    buffer = np.empty(rows * run, dtype=np.uint8)
+    for start in range(0, nx * ny, rows):
+        count = min(rows, nx * ny - start)
+        if file.readinto(buffer[: count * run].data) < count * run:  # type: ignore[attr-defined]
+            return None
+        out = values[start : start + count].ctypes.data
+        check_status(_kernel()(count, nz, count * run, buffer.ctypes.data, out, ctypes.byref(matches)))
+        if not matches.value:
+            return None
+    return None if file.read().strip() else values.reshape(-1)
 
 
 @cache
@@ -48,5 +63,5 @@ def _kernel() -> Any:
             "libmalax_cpu.so is older than this package: build it again (pip install ., cmake --build build)"
         ) from error
     count, data = ctypes.c_int64, ctypes.c_void_p
-    kernel.argtypes = [count, count, count, ctypes.c_char_p, data, data]
+    kernel.argtypes = [count, count, count, data, data, data]
     return kernel
