@@ -171,6 +171,12 @@ MALAX_API int malax_ldos_moments_f32(int64_t n_points, int64_t n_energies, int64
                                      const float *ldos, const double *weights, int32_t threads,
                                      double *values, double *sums);
 
+/* The numbers of a cube file in Fortran's 6E13.5: `n_runs` runs of `nz` numbers, 13 characters each, six to a line, each
+ * run on lines of its own; `length` characters of text, of which what follows the runs is not looked at. out: values
+ * (n_runs, nz); matches: 1, or 0 if the text is not in this format (values then hold nothing of use). */
+MALAX_API int malax_cube_columns(int64_t n_runs, int64_t nz, int64_t length, const char *text, double *out,
+                                 int32_t *matches);
+
 /* A network of dense layers: x <- activation(x W^T + b), layer after layer, from (x - mean) / scale of the inputs.
  * Layer l maps widths[l] values to widths[l + 1]: weights[l] (widths[l + 1], widths[l]), biases[l] (widths[l + 1]);
  * mean and scale (widths[0]). It copies the weights, packed for the ISA level of that moment, and is never changed.

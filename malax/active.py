@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from scipy.spatial.distance import pdist, squareform
 
 from malax.checks import ModelDomainWarning
 from malax.comm import Comm, SerialComm
@@ -114,10 +115,9 @@ def spread_out(values: np.ndarray, points: np.ndarray, number: int) -> list[int]
     """
     spread = points.std(axis=0)
     scaled = points / np.where(spread > 1e-9 * np.abs(points).max(), spread, np.inf)
-    distances = np.sqrt(((scaled[:, None] - scaled) ** 2).sum(axis=-1))
-    typical = float(np.median(distances[np.triu_indices(len(points), 1)])) if len(points) > 1 else 0.0
-    nearness = np.minimum(distances / typical, 1.0) if typical > 0 else np.ones_like(distances)
-    np.fill_diagonal(nearness, 0.0)
+    pairs = pdist(scaled)  # n (n - 1) / 2: never n^2 F numbers
+    typical = float(np.median(pairs)) if len(pairs) else 0.0
+    nearness = squareform(np.minimum(pairs / typical, 1.0) if typical > 0 else np.ones_like(pairs))
     left = np.array(values, dtype=np.float64)
     order: list[int] = []
     while len(order) < number:

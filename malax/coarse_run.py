@@ -9,57 +9,24 @@ narrow, before the long runs. All snapshots of a recipe share one energy grid, s
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from malax.errors import InputError, MalaxError
-from malax.io.espresso import read_xml
+from malax.coarse_probe import HEADROOM, MARGIN, Probe, electrons, locked, make_probe, mesh
+from malax.errors import InputError, MachineError, MalaxError
 from malax.io.files import atomic_path
-from malax.io.harvest import COMPLETE_WIDTHS, check_supported, latest_start
-from malax.io.pw_input import Value, pw_input
-from malax.io.upf import read_upf
-from malax.pw_job import Job
+from malax.io.harvest import COMPLETE_WIDTHS
 from malax.recipe import GenerateConfig
 from malax.structures import Structure
-from malax.units import BOLTZMANN
 
 Energies = tuple[float, float, float]
 Say = Callable[[str], None]
 
-MARGIN = 1.0
-"""eV: how much further the states of other structures may reach than those of the probes."""
-HEADROOM = 2.0
-"""eV: how much further up what is picked goes than what is needed. The Fermi level of an emulated density of
-states must find room there, too."""
-OCCUPIED = 14.0
-"""So many kT above the Fermi level the occupation is 1e-6: up to there the LDOS must be complete."""
-FREE_ELECTRON = 3.809982
-"""hbar^2 / 2m in eV A^2."""
 ALIKE = 0.02
 """Structures of a group whose volumes per electron differ by less (relative) have one probe."""
-TRIES = 5
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What a coarse run says, in eV.
-
-    minima : the lowest energy of each band over the k-points
-    start : where the LDOS must start at the latest
-    needed : how far up it must be complete: `OCCUPIED` kT above the Fermi level, or above the gap
-    """
-
-    name: str
-    electrons: float
-    minima: tuple[float, ...]
-    start: float
-    needed: float
 
 
 @dataclass(frozen=True)
@@ -92,11 +59,21 @@ def window(config: GenerateConfig, every: list[Structure], todo: Iterable[Struct
     InputError
         energies or bands that are too narrow; a probe that failed though something depends on it.
     """
+    todo = list(todo)
+    if config.ldos.energies != "auto" and all(g.n_bands != "auto" for g in config.groups.values()):
+        return _window(config, every, todo, say)
+    # the jobs of an array start together: the first picks, the others take what it picked
+    with locked(config.runs_folder / "probes"):
+        return _window(config, every, todo, say)
+
+
+def _window(config: GenerateConfig, every: list[Structure], todo: list[Structure], say: Say) -> Window:
     kept = _kept(config)
     groups = sorted({s.group for s in todo})
     blank = [g for g in groups if config.groups[g].n_bands == "auto" and g not in kept.bands_per_electron]
     if config.ldos.energies == "auto" and not kept.energies:
-        blank = groups
+        # of all groups, whatever is asked for now: the others will have the same energies
+        groups = blank = sorted({s.group for s in every})
     if blank and not config.probe:
         raise InputError("probe: false needs ldos.energies, and n_bands in every group")
     waiting = {s.group for s in todo if not (config.out / f"{s.name}.h5").exists()}
@@ -140,27 +117,6 @@ def _worthwhile(config: GenerateConfig, group: str) -> bool:
     return int(np.prod(config.groups[group].kpoints)) >= 4 * int(np.prod(mesh(config, group)))
 
 
-def mesh(config: GenerateConfig, group: str) -> tuple[int, int, int]:
-    """The k-points of a group's probes: a quarter in each direction, two at least (or what the group has).
-
-    More if the command deals them out to pools, each of which needs one.
-    """
-    full = config.groups[group].kpoints
-    few = [min(k, max(2, -(-k // 4))) for k in full]
-    pools = re.search(r"-n(?:k|pools?|kpools?)\s+(\d+)", config.qe.pw_command)
-    # inversion leaves half of them
-    while pools and np.prod(few) < 2 * int(pools[1]) and few != list(full):
-        few = [min(k, n + 1) for k, n in zip(full, few, strict=True)]
-    return few[0], few[1], few[2]
-
-
-def electrons(structure: Structure, config: GenerateConfig) -> float:
-    """Valence electrons of a structure."""
-    symbols = structure.atoms.get_chemical_symbols()
-    valence = {e: read_upf(config.pseudopotentials[e]).z_valence for e in set(symbols)}
-    return float(sum(valence[e] for e in symbols))
-
-
 def _probes(
     config: GenerateConfig, group: str, every: list[Structure], say: Say, needed: bool
 ) -> list[Probe]:
@@ -174,7 +130,10 @@ def _probes(
     found = []
     for structure in chosen:
         try:
-            found.append(_probe(config, structure))
+            found.append(make_probe(config, structure))
+        except OSError as error:
+            folder = config.runs_folder
+            raise MachineError(f"{error.filename or folder}: {error.strerror or error}") from error
         except MalaxError as error:
             if needed:
                 raise InputError(
@@ -182,70 +141,6 @@ def _probes(
                 ) from error
             say(f"probe of {structure.name}: {error}; energies and bands were not checked beforehand")
     return found
-
-
-def _probe(config: GenerateConfig, structure: Structure) -> Probe:
-    """Run pw.x with more and more bands until they reach as far as they must."""
-    group = config.groups[structure.group]
-    given = group.n_bands
-    n_bands = _first_guess(config, structure) if given == "auto" else given
-    files = {element: path.name for element, path in config.pseudopotentials.items()}
-    namelists: dict[str, dict[str, Value]] = {name: dict(keys) for name, keys in config.qe.namelists.items()}
-    namelists["electrons"]["conv_thr"] = 1e-5 * len(structure.atoms)
-    for _ in range(TRIES):
-        text = pw_input(
-            structure.atoms, files, temperature=group.temperature, n_bands=n_bands,
-            kpoints=mesh(config, structure.group), fft_shape=group.fft_grid, namelists=namelists,
-        )  # fmt: skip
-        probe = _run(config, structure, text)
-        reach = probe.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
-        if given != "auto" or reach >= probe.needed + HEADROOM:
-            return probe
-        n_bands = int(np.ceil(1.4 * n_bands)) + 2
-    raise InputError(f"{n_bands} bands do not reach {probe.needed:.1f} eV")
-
-
-def _first_guess(config: GenerateConfig, structure: Structure) -> int:
-    """Bands of free electrons up to what is needed: N(E) = V (2mE)^(3/2) / (6 pi^2 hbar^3)."""
-    number, volume = electrons(structure, config), structure.atoms.get_volume()
-    fermi = FREE_ELECTRON * (3 * np.pi**2 * number / volume) ** (2 / 3)
-    temperature = config.groups[structure.group].temperature
-    top = fermi + OCCUPIED * BOLTZMANN * temperature + 2 * config.ldos.sigma + 2 * MARGIN
-    free = volume / (6 * np.pi**2) * (top / FREE_ELECTRON) ** 1.5
-    return int(np.ceil(max(free, 0.6 * number))) + 4
-
-
-def _run(config: GenerateConfig, structure: Structure, text: str) -> Probe:
-    """The probe of this input, made now or before; waits for another process that is making it."""
-    folder = config.runs_folder / f"probe-{structure.name}"
-    while True:
-        with Job(folder) as job:
-            if job is not None:
-                return _done(config, structure, job, text)
-        time.sleep(0.5)
-
-
-def _done(config: GenerateConfig, structure: Structure, job: Job, text: str) -> Probe:
-    for path in config.pseudopotentials.values():
-        shutil.copyfile(path, job.folder / path.name)
-    job.pw(config.qe.pw_command, text, needs_wavefunctions=False)
-    if job.xml is None:
-        raise InputError(f"pw.x left no XML in {job.folder}")
-    run = read_xml(job.xml)
-    check_supported(run)
-    assert run.fermi_level is not None  # check_supported
-    job.clean(keep_wavefunctions=False)
-    temperature = config.groups[structure.group].temperature
-    minima = run.eigenvalues.min(axis=0)
-    # of an insulator the bottom of the first empty band: without it nothing bounds the Fermi level
-    empty = min(int(np.ceil(run.n_electrons / 2 - 1e-9)), len(minima) - 1)
-    return Probe(
-        name=structure.name,
-        electrons=run.n_electrons,
-        minima=tuple(minima.tolist()),
-        start=latest_start(run, config.ldos.sigma),
-        needed=max(run.fermi_level, float(minima[empty])) + OCCUPIED * BOLTZMANN * temperature,
-    )
 
 
 def _picked(config: GenerateConfig, kept: Window, probes: dict[str, list[Probe]]) -> Window:
@@ -276,17 +171,23 @@ def _range(probes: list[Probe], config: GenerateConfig) -> Energies:
 def _check(config: GenerateConfig, group: str, probes: list[Probe], found: Window) -> None:
     """InputError if a probe has states where the LDOS would have none."""
     low, high, _ = found.energies
+    remedy = ":"
+    if config.ldos.energies == "auto":
+        remedy = (
+            f" (picked before from {low:g} to {high:g} eV): remove {_path(config)} and the snapshots in "
+            f"{config.out}, which share these energies, or give ldos.energies that"
+        )
     for p in probes:
         said = f"group {group}, coarse run of {p.name}"
         if low > p.start:
             raise InputError(
-                f"{said}: ldos.energies start at {low:g} eV, above the lowest states: start at "
+                f"{said}: ldos.energies start at {low:g} eV, above the lowest states{remedy} start at "
                 f"{np.floor(p.start - MARGIN):g} eV"
             )
         if high < p.needed:
             raise InputError(
-                f"{said}: ldos.energies end at {high:g} eV, but states are needed up to {p.needed:.1f} eV: "
-                f"end at {np.ceil(p.needed + MARGIN):g} eV"
+                f"{said}: ldos.energies end at {high:g} eV, but states are needed up to {p.needed:.1f} eV"
+                f"{remedy} end at {np.ceil(p.needed + MARGIN):g} eV"
             )
         reach = p.minima[-1] - COMPLETE_WIDTHS["gaussian"] * config.ldos.sigma
         if config.groups[group].n_bands != "auto" and reach < p.needed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from malax.coarse_run import window
 from malax.comm import as_comm, on_root
-from malax.errors import FileError, InputError, MachineError
+from malax.errors import FileError, InputError, MachineError, MalaxError
 from malax.io import files
 from malax.io.harvest import find_run, from_run
 from malax.io.shared import from_shared, is_shared
@@ -104,11 +104,14 @@ def run(
     every = structures(config)
     todo = _chosen(every, only)
     found = on_root(comm, lambda: window(config, every, todo, say or (lambda _: None)))
-    mine = []
+    mine, unwritten = [], None
     for structure in todo[comm.rank :: comm.size]:
         outcome = make(structure, config, found, progress)
         mine.append(outcome)
-        write_status(config.out / "status.csv", status(config, every))
+        try:
+            write_status(config.out / "status.csv", status(config, every))
+        except MalaxError as error:  # told at the end: other ranks wait for this one's outcomes
+            unwritten = error
         if say is not None:
             say(f"{outcome.name}: {outcome.state}{': ' if outcome.reason else ''}{outcome.reason}")
     gathered = comm.bcast(comm.gather(mine))
@@ -120,6 +123,8 @@ def run(
             f"{len(failed)} of {len(outcomes)} structures failed ({', '.join(o.name for o in failed)}); "
             f"{failed[0].name}: {failed[0].reason}"
         )
+    if unwritten is not None:
+        raise unwritten
     return outcomes
 
 

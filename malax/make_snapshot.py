@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from malax.coarse_run import Window
-from malax.errors import FileError, MalaxError
+from malax.errors import FileError, MachineError, MalaxError
 from malax.io import files
 from malax.io.cube_series import CubeSeries
 from malax.io.espresso import read_xml
@@ -49,12 +50,17 @@ def make(
     """Make one snapshot with the energies and bands of ``window``; a failure becomes its outcome."""
     folder = config.runs_folder / structure.name
     try:
-        outcome = _make(structure, config, window, progress)
+        try:
+            outcome = _make(structure, config, window, progress)
+        except OSError as error:  # a full disk, a folder that went: the other structures and ranks go on
+            raise MachineError(f"{error.filename or folder}: {error.strerror or error}") from error
     except MalaxError as error:
-        write_failure(folder, error)
+        with suppress(OSError, MalaxError):  # a full disk: the reason is told all the same
+            write_failure(folder, error)
         return Outcome(structure.name, "failed", str(error))
     if outcome.state != "busy":
-        write_failure(folder, None)
+        with suppress(OSError):
+            write_failure(folder, None)
     return outcome
 
 

@@ -87,7 +87,9 @@ class LdosRun:
         return nx, ny, nz
 
     def _key(self) -> str:
-        said = [self.energies.tolist(), self.sigma, self.stride, (self.job.folder / "pw.in").read_text()]
+        text = (self.job.folder / "pw.in").read_text()
+        # the progress counts batches: of another size they are other energies
+        said = [BATCH, self.energies.tolist(), self.sigma, self.stride, text, self.job.hashes(text)]
         return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def _progress(self, n_batches: int) -> tuple[list[bool], np.ndarray]:
@@ -133,7 +135,7 @@ class LdosRun:
         _, values = ldos_values(path, self.grid, self.stride)
         sums[index] = values.sum(dtype=np.float64)
         try:
-            os.pwrite(spool, values.tobytes(), 4 * len(values) * index)
+            os.pwrite(spool, values.data, 4 * len(values) * index)
         except OSError as error:
             raise MachineError(f"cannot write into {self.job.folder}: {error.strerror}") from error
         if self.keep:

@@ -14,13 +14,15 @@ from pathlib import Path
 from types import TracebackType
 
 from malax.errors import FileError, InputError, MachineError, MissingPeerError
-from malax.io.files import atomic_path
+from malax.io.files import atomic_path, sha256
 from malax.io.harvest import XML_NAME
 
 _MPI_VARIABLES = ("PMI_", "PMIX_", "OMPI_", "HYDI_", "HYDRA_", "MPIR_", "MPI_LOCAL", "PALS_")
 """A program started by a rank of a parallel job must not take itself for one of its ranks."""
 
 Watch = Callable[[int, float], None]
+HASHES = "upf.sha256"
+"""What the pseudopotentials of a run were, in the form of sha256sum."""
 LOOK = 1.0
 """Seconds between looks at the output of pw.x."""
 _ACCURACY = re.compile(r"estimated scf accuracy\s+<\s+(\S+)\s+Ry")
@@ -93,10 +95,11 @@ class Job:
     ) -> None:
         """Run pw.x on this input, unless it has finished here on the same and its wavefunctions are there.
 
+        The same: the input's text, and the pseudopotentials in the folder by their SHA-256.
         FileError with QE's own words if it fails. ``watch`` is called with the iteration and the estimated
         accuracy (Ry) whenever pw.x has done one.
         """
-        input_file = self.folder / "pw.in"
+        input_file, hashes = self.folder / "pw.in", self.hashes(text)
         self._restore_xml()
         if self._finished(input_file, text, needs_wavefunctions):
             return
@@ -105,13 +108,23 @@ class Job:
         (self.folder / "pw.out").unlink(missing_ok=True)
         for path in [*self.folder.glob("*_ldos.cube"), *self.folder.glob("ldos.part*")]:
             path.unlink()
-        with atomic_path(input_file) as temporary:
-            temporary.write_text(text)
+        for path, content in ((self.folder / HASHES, hashes), (input_file, text)):
+            with atomic_path(path) as temporary:
+                temporary.write_text(content)
         self._call(command, "pw.in", "pw.out", watch)
+
+    def hashes(self, text: str) -> str:
+        """SHA-256 and name of each pseudopotential in the folder that an input names, a line each."""
+        words = set(text.split())
+        paths = sorted(path for path in self.folder.iterdir() if path.name in words and path.is_file())
+        return "".join(f"{sha256(path)}  {path.name}\n" for path in paths)
 
     def _finished(self, input_file: Path, text: str, needs_wavefunctions: bool) -> bool:
         output = self.folder / "pw.out"
         if self.xml is None or not input_file.is_file() or not output.is_file():
+            return False
+        kept = self.folder / HASHES  # runs of before malax kept it have none, and count
+        if kept.is_file() and kept.read_text() != self.hashes(text):
             return False
         wavefunctions = not needs_wavefunctions or any(self.xml.parent.glob("wfc*.*"))
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def test_uncertain_and_unlike() -> None:
     assert sorted(spread_out(values, points, 5)) == [0, 1, 2, 3, 4]
     assert spread_out(np.array([1.0, 2.0]), np.zeros((2, 3)), 1) == [1]
     assert spread_out(np.array([1.0]), np.zeros((1, 3)), 1) == [0]
+
+
+def test_many_frames_take_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    spread_out(rng.random(600), rng.random((600, 91)), 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 8 * 600**2  # a few matrices of the pairs; all differences would be 91 of them
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from qe_files import fortran, gaussian, toy, write_cubes
 
 from malax.errors import FileError, InputError
 from malax.grid import Grid
-from malax.io import cube, cube_series
-from malax.io.cube_text import fixed_columns
+from malax.io import cube, cube_series, cube_text
 
 ENERGIES = np.arange(-4.0, 14.01, 1.0)
+
+
+def fixed_columns(body: bytes, shape: tuple[int, int, int]) -> np.ndarray | None:
+    return cube_text.fixed_columns(io.BytesIO(body), shape)
 
 
 def field(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:
@@ -163,6 +167,23 @@ def test_fixed_columns_are_the_words(shape: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(found, plain, rtol=1e-15)
     moderate = (np.abs(plain) > 1e-16) & (np.abs(plain) < 1e16)
     np.testing.assert_array_equal(found[moderate], np.array(plain)[moderate])
+
+
+def test_fixed_columns_at_the_ends_of_double() -> None:
+    words = ["0.12345-310", "-0.12345-318", "0.99999-330", "0.10000+304", "0.17976+309", "0.10000+310"]
+    found = fixed_columns(("".join(f"{word:>13s}" for word in words) + "\n").encode(), (1, 1, 6))
+    plain = [float(re.sub(r"([-+]\d{3})$", r"E\1", word)) for word in words]
+    assert found is not None and plain[2] == 0 and plain[5] == np.inf
+    np.testing.assert_allclose(found, plain, rtol=1e-15, atol=1e-323)
+
+
+def test_any_byte_that_is_wrong_is_seen() -> None:
+    body = b" -0.12345E-02  0.12345-102\n" * 4
+    assert fixed_columns(body, (2, 2, 2)) is not None
+    for place in range(len(body)):
+        for byte in b"x\0\xff:/":
+            damaged = body[:place] + bytes([byte]) + body[place + 1 :]
+            assert fixed_columns(damaged, (2, 2, 2)) is None, (place, byte)
 
 
 @pytest.mark.parametrize("change", [b"x", b" ", b"D", b"\n", b"."])

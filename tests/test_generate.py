@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +27,9 @@ from qe_files import UPF, gaussian, toy, write_run
 from malax import cli, coarse_run, generate, pp_job, pw_job, status
 from malax import config as yaml_config
 from malax.coarse_run import Window
-from malax.errors import FileError, InputError, MissingPeerError
+from malax.errors import FileError, InputError, MachineError, MissingPeerError
 from malax.generate import GenerateConfig
+from malax.io.cube_series import CubeSeries
 from malax.io.espresso import read_xml
 from malax.io.pw_input import pw_input
 from malax.io.snapshot import Snapshot
@@ -505,6 +509,82 @@ def test_cubes_are_converted_in_batches_and_taken_up_again(kitchen: Kitchen) -> 
         generate.from_run(run, kitchen.folder / "again.h5")
 
 
+def test_batches_of_another_size_do_not_count(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    ldos = {"sigma": 2.0, "energies": [-20.0, 32.0, 2.0], "method": "cubes"}
+    config = kitchen.config(ldos=ldos, groups__a__indices=[0])
+    monkeypatch.setattr(pp_job, "BATCH", 9)
+    kitchen.breaks(pp="002_")  # the first 9 of 27 are done
+    with pytest.raises(InputError, match="exit status 137"):
+        generate.run(config)
+    kitchen.breaks()
+    monkeypatch.setattr(pp_job, "BATCH", 14)
+    assert [o.state for o in generate.run(config)] == ["made"]
+    assert kitchen.calls() == ["a0 pw", *["a0 pp"] * (3 + 2)]
+
+
+def test_a_changed_pseudopotential_is_another_run(kitchen: Kitchen) -> None:
+    upf = kitchen.folder / UPF.name
+    upf.write_bytes(UPF.read_bytes())
+    config = kitchen.config(
+        pseudopotentials={"Al": str(upf)}, qe__keep_wavefunctions=True, groups__a__indices=[0]
+    )
+    target, run = kitchen.folder / "out/a0.h5", kitchen.folder / "out/runs/a0"
+    generate.run(config)
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"]
+    upf.write_bytes(UPF.read_bytes() + b"<!-- another -->\n")
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"] * 2
+    # a run of before the hashes were kept stays valid
+    (run / pw_job.HASHES).unlink()
+    target.unlink()
+    generate.run(config)
+    assert kitchen.calls() == ["a0 pw"] * 2
+
+
+def test_a_full_disk_fails_one_structure_and_the_rest_goes_on(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.copyfile
+
+    def copyfile(source: object, target: Path) -> None:
+        if target.parent.name == "a0":
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        real(source, target)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(pw_job.shutil, "copyfile", copyfile)
+    with pytest.raises(InputError, match=r"1 of 2 structures failed \(a0\); a0: .*a0/Al.*No space left"):
+        generate.run(kitchen.config(groups__a__indices=[0, 1]))
+    assert kitchen.calls() == ["a1 pw"]
+
+    def full(path: Path, rows: object) -> None:
+        raise MachineError(f"cannot write {path}: the disk is full")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(generate, "write_status", full)
+    with pytest.raises(MachineError, match="status.csv: the disk is full"):
+        generate.run(kitchen.config(groups__a__indices=[0, 1]))
+    assert kitchen.calls() == ["a1 pw", "a0 pw"]
+
+
+def test_a_harvest_that_fails_closes_the_cubes(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[CubeSeries] = []
+    real = pp_job.LdosRun.series
+
+    def series(run: pp_job.LdosRun) -> CubeSeries:
+        opened.append(real(run))
+        opened[-1].sums *= 1.1  # not the DOS of this run
+        return opened[-1]
+
+    monkeypatch.setattr(pp_job.LdosRun, "series", series)
+    ldos = {"sigma": 4.0, "energies": [-26.0, 30.0, 4.0], "method": "cubes"}
+    with pytest.raises(InputError, match="the DOS of the cubes differs"):
+        generate.run(kitchen.config(ldos=ldos, groups__a__indices=[0]))
+    assert opened[0].spool.closed
+
+
 def test_versions_that_know_the_kernel() -> None:
     known = {"6.7MaX": False, "7.1": False, "7.2": True, "7.3.1": True, "7.10": True, "unknown": False}
     assert {version: pp_job.knows_gauss(version) for version in known} == known
@@ -684,6 +764,43 @@ def test_energies_and_bands_are_picked_from_coarse_runs(kitchen: Kitchen) -> Non
     assert [o.state for o in generate.run(made())] == ["kept"] * 2
     assert [o.state for o in generate.run(made(a={"indices": [0, 1, 3]}))][2] == "made"
     assert kitchen.calls() == [*before, "a3 pw"]
+
+
+def two_groups(kitchen: Kitchen, **b: object) -> dict:
+    """A recipe that leaves out energies and bands: a colder group, and one that needs more energies."""
+    group = json.loads(kitchen.config().groups["a"].model_dump_json(exclude={"files", "n_bands"}))
+    group |= {"strain": 0.0, "kpoints": [8, 8, 4], "indices": [0]}
+    return {"groups": {"a": group, "b": {**group, "temperature": 9000.0, **b}}, "ldos": {"sigma": 0.5}}
+
+
+def test_energies_are_picked_for_all_groups_whichever_is_asked_for_first(kitchen: Kitchen) -> None:
+    """As the jobs of an array do it, one structure each."""
+    config = kitchen.config(**two_groups(kitchen))
+    picked = []
+    with ThreadPoolExecutor(2) as pool:
+        todo = generate.structures(config)
+        jobs = [
+            pool.submit(coarse_run.window, config, todo, [s], lambda line: picked.append(line)) for s in todo
+        ]
+        first, second = (job.result() for job in jobs)
+    assert first == second and len(picked) == 1 and set(first.bands_per_electron) == {"a", "b"}
+    kept = json.loads((kitchen.folder / "out/runs/probes.json").read_text())
+    assert tuple(kept["energies"]) == first.energies
+    calls = kitchen.calls()
+    assert {c.split()[0] for c in calls} == {"probe-a0", "probe-b0"}
+    # kept, however many runs each took
+    (kitchen.folder / "out/runs/probes.json").unlink()
+    assert coarse_run.window(config, todo, todo, lambda _: None) == first and kitchen.calls() == calls
+
+
+def test_a_group_that_comes_later_and_needs_more_energies(kitchen: Kitchen) -> None:
+    tree = two_groups(kitchen)
+    one = kitchen.config(**{**tree, "groups": {"a": tree["groups"]["a"]}})
+    coarse_run.window(one, generate.structures(one), generate.structures(one), lambda _: None)
+    both = kitchen.config(**tree)
+    todo = generate.structures(both)
+    with pytest.raises(InputError, match="group b.*picked before from .*probes.json and the snapshots in"):
+        coarse_run.window(both, todo, todo, lambda _: None)
 
 
 @pytest.mark.parametrize(

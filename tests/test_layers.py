@@ -16,7 +16,7 @@ LAYERS = (
     "selection status job_scripts recipe recipe_template distributed tune_config physics_loss domain "
     "train_finish interruption long_run preview series tiles inference estimate fits probe cost_model "
     "combination uncertainty active differences validate validate_data volume_curve finite_differences "
-    "make_snapshot coarse_run pp_job",
+    "make_snapshot coarse_run coarse_probe pp_job",
     "equation_of_state observables energies dataset occupations fermi polylog feature_cache compatibility",
     "descriptors network ensemble calibration io",
     "grid fields fft comm comm_protocol launcher kernels kernels_adjoint kernels_gaussian kernels_network "

@@ -52,10 +52,11 @@ def read_cube(path: str | os.PathLike[str]) -> Cube:
             comments, atoms, grid, origin = _read_header(file)
         except (ValueError, IndexError, InputError) as error:
             raise FileError(f"{path} is not a cube file: {error}") from error
-        body = file.read()
-    values = fixed_columns(body, grid.shape)
-    if values is None:
-        values = _parse(body, path)
+        start = file.tell()
+        values = fixed_columns(file, grid.shape)
+        if values is None:
+            file.seek(start)
+            values = _parse(file.read(), path)
     if values.size != grid.n_points:
         what = "is truncated" if values.size < grid.n_points else "holds more than one field"
         raise FileError(

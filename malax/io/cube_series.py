@@ -84,13 +84,18 @@ def series_broadening(paths: list[Path]) -> float | None:
 class CubeSeries:
     """A series of cubes that has been read: energies (E,) in eV and sums over the points, 1/(eV A^3).
 
-    ``blocks`` gives the LDOS (points, E) float32 in C order of the points, once.
+    ``blocks`` gives the LDOS (points, E) float32 in C order of the points, once. `close` is for those whose
+    blocks are never asked for.
     """
 
     energies: np.ndarray
     sums: np.ndarray
     shape: tuple[int, int, int]
     spool: IO[bytes]
+
+    def close(self) -> None:
+        """Let go of the file behind it."""
+        self.spool.close()
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The LDOS block by block; the file behind it is gone afterwards."""
@@ -143,7 +148,7 @@ def open_series(
     def convert(index: int) -> None:
         energies[index], values = ldos_values(paths[index], grid, stride)
         sums[index] = values.sum(dtype=np.float64)
-        os.pwrite(spool.fileno(), values.tobytes(), 4 * n_points * index)
+        os.pwrite(spool.fileno(), values.data, 4 * n_points * index)
 
     try:
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
@@ -151,16 +156,25 @@ def open_series(
                 done += 1
                 if progress is not None:
                     progress(done, len(paths))
+        energies = _even(energies, paths)
+        _check_end(energies, highest, paths)
     except OSError as error:
+        spool.close()
         raise MachineError(f"cannot write beside {paths[0]}: {error.strerror or error}") from error
-    energies = _even(energies, paths)
+    except BaseException:
+        spool.close()
+        raise
+    return CubeSeries(energies, sums, shape, spool)  # type: ignore[arg-type]
+
+
+def _check_end(energies: np.ndarray, highest: float | None, paths: list[Path]) -> None:
+    """FileError unless a series goes up to what pp.x was asked for."""
     # inputs ask for a bit more, since pp.x rounds the number of steps down
     if highest is not None and energies[-1] < highest - 0.5 * (energies[1] - energies[0]):
         raise FileError(
             f"{paths[-1]}: the series of LDOS cubes ends here, at {energies[-1]:g} eV, but the input of pp.x "
             f"asks for {highest:g} eV: the cubes after it are missing"
         )
-    return CubeSeries(energies, sums, shape, spool)  # type: ignore[arg-type]
 
 
 def ldos_values(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]:
@@ -175,8 +189,10 @@ def ldos_values(path: Path, grid: Grid, stride: int) -> tuple[float, np.ndarray]
         raise FileError(
             f"{path}: grid {cube.grid.shape} or cell do not match the run's grid {grid.shape} and cell"
         )
-    values = cube.values[::stride, ::stride, ::stride] * LDOS_UNIT
-    return said[0], values.astype(np.float32).reshape(-1)
+    kept = cube.values[::stride, ::stride, ::stride]
+    values = np.empty(kept.shape, dtype=np.float32)
+    np.multiply(kept, LDOS_UNIT, out=values, casting="same_kind")  # in double, without an array of them
+    return said[0], values.reshape(-1)
 
 
 def read_ldos_series(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,7 @@ def from_run(
     sigma : width of the kernel in eV. Wavefunctions: 0.2 by default. Cubes: read from their
         headers if not given.
     energies : lowest, highest, spacing in eV; for wavefunctions (cubes carry their own)
-    cubes : those of this run that have been read already, with this stride and sigma
+    cubes : those of this run that have been read already, with this stride and sigma; closed in any case
     stride : keep every stride-th point of the FFT grid in each direction for the LDOS; the density stays
     name : of the snapshot, by default that of the folder
     keep_bits : see ``save_snapshot``
@@ -120,31 +121,37 @@ def from_run(
     InputError
         the run is of a kind that a snapshot cannot hold (spin, PAW, ...), or options that cannot be right.
     """
-    place = find_run(directory)
-    run = read_xml(place.xml)
-    check_supported(run)
-    density = read_charge_density(place.save, run.grid)
-    pseudopotentials = _pseudopotentials(run, place)
-    if ldos == "auto":
-        ldos = "cubes" if cube_series.find_series(place.folder) else "wavefunctions"
-    if ldos == "wavefunctions":
-        source = _from_wavefunctions(run, place, pseudopotentials, density, energies, sigma, stride, progress)
-    elif ldos == "cubes":
-        if cubes is None:
-            cubes, sigma = _read_cubes(run, place, sigma, stride, progress)
-        assert sigma is not None
-        if run.gamma_only and any(p.kind == "US" for p in pseudopotentials.values()):
-            raise InputError(
-                f"{place.folder}: of K_POINTS gamma with ultrasoft pseudopotentials pp.x makes a wrong LDOS; "
-                "run pw.x and pp.x again with K_POINTS crystal, one point 0 0 0"
+    with ExitStack() as open_files:
+        if cubes is not None:
+            open_files.callback(cubes.close)
+        place = find_run(directory)
+        run = read_xml(place.xml)
+        check_supported(run)
+        density = read_charge_density(place.save, run.grid)
+        pseudopotentials = _pseudopotentials(run, place)
+        if ldos == "auto":
+            ldos = "cubes" if cube_series.find_series(place.folder) else "wavefunctions"
+        if ldos == "wavefunctions":
+            source = _from_wavefunctions(
+                run, place, pseudopotentials, density, energies, sigma, stride, progress
             )
-        source = _from_cubes(run, place, cubes, sigma, stride)
-    else:
-        raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
-    _check_start(run, place.folder, source)
-    snapshot = _snapshot(name or place.name, run, source, density, pseudopotentials, place)
-    snapshot.provenance.update(provenance or {})
-    return save_snapshot(out, snapshot, source.blocks, keep_bits=keep_bits, overwrite=overwrite)
+        elif ldos == "cubes":
+            if cubes is None:
+                cubes, sigma = _read_cubes(run, place, sigma, stride, progress)
+                open_files.callback(cubes.close)
+            assert sigma is not None
+            if run.gamma_only and any(p.kind == "US" for p in pseudopotentials.values()):
+                raise InputError(
+                    f"{place.folder}: of K_POINTS gamma with ultrasoft pseudopotentials pp.x makes a wrong "
+                    "LDOS; run pw.x and pp.x again with K_POINTS crystal, one point 0 0 0"
+                )
+            source = _from_cubes(run, place, cubes, sigma, stride)
+        else:
+            raise InputError(f"ldos={ldos!r}: known are auto, wavefunctions, cubes")
+        _check_start(run, place.folder, source)
+        snapshot = _snapshot(name or place.name, run, source, density, pseudopotentials, place)
+        snapshot.provenance.update(provenance or {})
+        return save_snapshot(out, snapshot, source.blocks, keep_bits=keep_bits, overwrite=overwrite)
 
 
 def _check_start(run: PwRun, folder: Path, source: _Source) -> None:

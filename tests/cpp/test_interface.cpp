@@ -225,6 +225,21 @@ TEST(moments) {
     CHECK(malax_ldos_moments_f64(1, 1, 1, ldos.data(), nullptr, 1, nullptr, sums.data()) == MALAX_INVALID_ARGUMENT);
 }
 
+TEST(cube_columns) {
+    const char text[] = "  0.12345E-02 -1.00000E+01\n  0.50000-102  0.00000E+00\n";
+    const int64_t length = int64_t(sizeof text) - 1;
+    double values[4];
+    int32_t matches = 0;
+    CHECK(malax_cube_columns(2, 2, length, text, values, &matches) == MALAX_OK && matches == 1);
+    CHECK(values[0] == 0.0012345 && values[1] == -10.0 && values[3] == 0.0);
+    CHECK_CLOSE(values[2] * 1e102, 0.5, 1e-15);
+    CHECK(malax_cube_columns(1, 4, length, text, values, &matches) == MALAX_OK && matches == 0);
+    CHECK(malax_cube_columns(2, 2, length - 1, text, values, &matches) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_cube_columns(2, 0, length, text, values, &matches) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_cube_columns(-1, 2, length, text, values, &matches) == MALAX_INVALID_ARGUMENT);
+    CHECK(malax_cube_columns(2, 2, length, nullptr, values, &matches) == MALAX_INVALID_ARGUMENT);
+}
+
 // two layers against the same by hand
 TEST(networks) {
     const int64_t widths[] = {2, 2, 1};
