@@ -36,6 +36,17 @@ def status(name: str) -> float:
     return int(line.split()[1]) * 1024 / 1e9
 
 
+def take_random_network(emulator: Emulator, hidden: list[int]) -> None:
+    """Give the model a network of these hidden layers with random weights (always the same ones), scaled so
+    that its LDOS holds about as many electrons."""
+    config, old = NetworkConfig(hidden=tuple(hidden), activation="silu"), emulator.network
+    generator = torch.Generator().manual_seed(0)
+    network = LDOSNetwork.from_config(config, old.n_features, old.n_energies, generator)
+    step = torch.from_numpy(0.06 / (1 + np.exp(-(emulator.energy_grid + 3.0) / 0.5)))
+    network.set_scalers(old.feature_mean, 1e3 * old.feature_scale, old.ldos_scale, step)
+    emulator.network = network.eval()
+
+
 def beside(atoms: Atoms, shape: tuple[int, ...], emulator: Emulator, ours: float) -> dict[str, float]:
     """LAMMPS' own time for the descriptors on the same grid, and how many whole predictions fit into it."""
     descriptor = emulator.info.descriptor
@@ -57,12 +68,7 @@ def main() -> None:
     comm = world()
     emulator = Emulator.load(shipped.model())
     if options.random:
-        config = NetworkConfig(hidden=tuple(options.random), activation="silu")
-        old = emulator.network
-        network = LDOSNetwork.from_config(config, old.n_features, old.n_energies)
-        step = torch.from_numpy(0.06 / (1 + np.exp(-(emulator.energy_grid + 3.0) / 0.5)))
-        network.set_scalers(old.feature_mean, 1e3 * old.feature_scale, old.ldos_scale, step)
-        emulator.network = network.eval()
+        take_random_network(emulator, options.random)
     cells = (options.cells * 3)[:3] if len(options.cells) == 1 else options.cells
     atoms = bulk("Al", "fcc", a=4.05, cubic=True).repeat(cells)
     atoms.positions += np.random.default_rng(0).normal(0.0, 0.1, atoms.positions.shape)

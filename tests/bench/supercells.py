@@ -13,6 +13,7 @@ import warnings
 
 import numpy as np
 from ase.build import bulk
+from prediction import take_random_network
 from timing import table
 
 from malax import shipped
@@ -24,10 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--points", type=int, default=16)
+    parser.add_argument("--random", type=int, nargs="+", help="hidden layers of a network of random weights")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # a coarse grid is what is asked for
     comm = world()
     emulator = Emulator.load(shipped.model())
+    if options.random:
+        take_random_network(emulator, options.random)
     cell = bulk("Al", "fcc", a=4.05, cubic=True)
     cell.set_cell(cell.cell.array @ [[1.0, 0.01, 0.0], [0.0, 1.0, 0.02], [0.0, 0.0, 0.99]], scale_atoms=True)
     cell.positions += np.random.default_rng(0).normal(0.0, 0.1, cell.positions.shape)
