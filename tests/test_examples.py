@@ -109,7 +109,7 @@ def test_the_command_that_ci_takes_from_the_readme():
     """.ci/run cuts it out with sed and grep, which must not find anything else."""
     cut = "sed -n '/<!-- test-command -->/,/^```$/p' README.md | grep -v -e '<!--' -e '```'"
     found = subprocess.run(["bash", "-c", cut], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert found == "pip install '.[test]'\npytest\n"
+    assert found == "pip install '.[test]'\npytest -n 2 --dist loadfile\n"
     assert ["pip install .", "malax demo"] in [block.splitlines() for block in blocks("bash")]
 
 
