@@ -275,7 +275,7 @@ class Emulator:
         far = None if reduced.outside is None else concern(reduced.outside)
         concerns += [far] if far else []
         timings = clock.largest(comm)
-        provenance = self._provenance(options, finals[0].interpolation, comm)
+        provenance = self._provenance(options, comm)
         results = [
             Result(
                 atoms=atoms.copy(),
@@ -318,15 +318,13 @@ class Emulator:
         )
         return plain if self.calibration is None else plain.calibrated(self.calibration)
 
-    def _provenance(
-        self, options: dict[str, Any], interpolation: dict[str, Any], comm: Comm
-    ) -> dict[str, Any]:
+    def _provenance(self, options: dict[str, Any], comm: Comm) -> dict[str, Any]:
+        """What all results of one pass share; collective."""
         return {
             "malax_version": VERSION,
             "model_sha256": self.hash,
             "options": options,
             "complete_to": self.info.complete_to,
-            "fermi_interpolation": interpolation,
             "kernels": library.build_info(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

@@ -117,7 +117,7 @@ class Chain:
         networks = [Inference(m, tiles.size, self.precision) for m in members_of(self.emulator.network)]
         n_energies = len(self.emulator.energy_grid)
         each = np.broadcast_to(weights, (len(networks), *weights.shape[-2:]))
-        members = [(one, one.reducer(w)) for one, w in zip(networks, each, strict=True)]
+        reducers = [one.reducer(w) for one, w in zip(networks, each, strict=True)]
         cutoff = self.emulator.info.descriptor.cutoff
         owned = tiles.owned(self.comm, tile_costs(tiles, grid, self.atoms, cutoff))
         start, stop = tiles.points(owned)
@@ -131,7 +131,7 @@ class Chain:
         done = store.restore(tiles, values, sums) if store else 0
         for i, (first, features) in enumerate(self._features(grid, tiles, owned, done), start=done):
             here = slice(first - start, first - start + len(features))
-            values[here], row = self._tile(features, members, each.shape[1:])
+            values[here], row = self._tile(features, reducers, each.shape[1:])
             sums.add(owned[i], row)
             if not np.isfinite(row).all():
                 break  # all ranks learn it from the total
@@ -178,18 +178,18 @@ class Chain:
             yield start, features
 
     def _tile(
-        self, features: np.ndarray, members: list[tuple[Inference, Reducer]], shape: tuple[int, int]
+        self, features: np.ndarray, reducers: list[Reducer], shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """What the k members make of a tile's features (n, F) with weights of this ``shape`` (K, E).
 
         Returns the values (n, k, K), and what is summed over the tiles, (k E + 1,): the DOS of each member
         and the number of points unlike the training.
         """
-        values = np.empty((len(features), len(members), shape[0]))
-        dos = np.empty((len(members), shape[1]))
+        values = np.empty((len(features), len(reducers), shape[0]))
+        dos = np.empty((len(reducers), shape[1]))
         with self.clock("network"):
-            for m, (_, reducer) in enumerate(members):
-                values[:, m], dos[m] = reducer(features)
+            for m, reduce in enumerate(reducers):
+                values[:, m], dos[m] = reduce(features)
         outside, domain = 0, self.emulator.domain
         if domain is not None and np.isfinite(dos).all():
             with self.clock("domain"):

@@ -48,9 +48,9 @@ def counted(monkeypatch) -> list[int]:
     calls: list[int] = []
     whole = Chain._tile
 
-    def asked(self, features, members, shape):
-        calls.extend([len(features)] * len(members))
-        return whole(self, features, members, shape)
+    def asked(self, features, reducers, shape):
+        calls.extend([len(features)] * len(reducers))
+        return whole(self, features, reducers, shape)
 
     monkeypatch.setattr(Chain, "_tile", asked)
     return calls

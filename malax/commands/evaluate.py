@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from malax.calibration import pooled, within
 from malax.comm import on_root, world
 from malax.commands.console import Console, error, number
-from malax.errors import FileError
-from malax.io.files import check_output
+from malax.io.files import prepare_folder
 
 TERMS = ("band", "entropy_term", "hartree", "xc", "total_free")
 
@@ -37,7 +36,8 @@ def evaluate(
     emulator = on_root(comm, lambda: Emulator.load(model))
     loaded = on_root(comm, lambda: [Snapshot.load(path) for path in snapshots])
     if plots is not None:
-        on_root(comm, lambda: prepare_folder(plots, [s.name for s in loaded], overwrite))
+        names = [f"{name}.png" for name in (*(s.name for s in loaded), "errors")]
+        on_root(comm, lambda: prepare_folder(plots, names, overwrite))
     errors = []
     for snapshot in loaded:
         with console.progress(f"evaluating {snapshot.name}") as progress, warnings.catch_warnings():
@@ -64,16 +64,6 @@ def evaluate(
             "coverage": coverage(errors) if any(one.scores for one in errors) else None,
         }
     )
-
-
-def prepare_folder(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Make the folder of the plots; refuse now what could not be written after the work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error
-    for name in (*names, "errors"):
-        check_output(folder / f"{name}.png", overwrite)
 
 
 def save_plots(errors: Sequence[SnapshotErrors], folder: Path) -> list[Path]:

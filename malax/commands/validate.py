@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from malax.comm import on_root, world
 from malax.commands.console import Console, finite
 from malax.errors import FileError, InputError
-from malax.io.files import atomic_path, check_output
+from malax.io.files import atomic_path, prepare_folder
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,7 +31,7 @@ def validate(
     comm = world()
     console = Console(comm, json_only)
     if out is not None:
-        on_root(comm, lambda: _prepare(out, overwrite))
+        on_root(comm, lambda: prepare_folder(out, (PAGE, NUMBERS), overwrite))
     from malax import validate as checks
     from malax import validate_page
     from malax.emulator import Emulator
@@ -97,12 +97,3 @@ def _read(path: Path) -> Atoms:
     if len(images) != 1:
         raise InputError(f"--structure {path} holds {len(images)} structures, one is needed")
     return images[0]
-
-
-def _prepare(folder: Path, overwrite: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error
-    for name in (PAGE, NUMBERS):
-        check_output(folder / name, overwrite)

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -117,6 +117,22 @@ def _is_abandoned(path: Path, is_ours: bool, process: int) -> bool:
     except OSError:  # alive but another user's, or the file has gone
         return False
     return False
+
+
+def prepare_folder(folder: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Make a folder for files of these names; refuse now what could not be written after the work.
+
+    Raises
+    ------
+    FileError
+        the folder cannot be made, or one of the files stands there and is not to be replaced.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error
+    for name in names:
+        check_output(folder / name, overwrite)
 
 
 def check_output(path: str | os.PathLike[str], overwrite: bool) -> None:
